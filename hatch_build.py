@@ -1,4 +1,4 @@
-"""Build hook: put the pure-Python files of `websockets` beside the agent, to travel in its zipapp."""
+"""Build hook: put the pure-Python files of `websockets` beside the agent, for its zipapp."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIME = (2020, 1, 1, 0, 0, 0)
 
 
 class WebsocketsHook(BuildHookInterface[Any]):
-    """Write `offload_relay/agent/_websockets.zip` from the release pinned in `build-system.requires`."""
+    """Write `offload_relay/agent/_websockets.zip`; `build-system.requires` pins the release."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Write the archive before the wheel (or the editable install) is made."""

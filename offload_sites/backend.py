@@ -1,5 +1,7 @@
-"""The one interface that every kind of site implements. To add a kind, implement this, then run
-`offload_sites.testing.SiteBackendContract` on it."""
+"""The one interface that every kind of site implements.
+
+To add a kind, implement this, then run `offload_sites.testing.SiteBackendContract` on it.
+"""
 
 from __future__ import annotations
 
