@@ -1,1 +1,5 @@
-"""Placeholder."""
+"""The relay server."""
+
+from offload_relay.server.app import Relay, RelaySettings
+
+__all__ = ["Relay", "RelaySettings"]

@@ -1,0 +1,127 @@
+"""The agent's loopback port: the payload dials out and registers what it listens on.
+
+`CONNECT <endpoint>` opens a stream; `REGISTER <endpoint>` holds an endpoint for as long as the
+connection stays open, so that a payload that dies gives its endpoints back. Both need the secret
+that only the payload's environment holds: others may have processes on this node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+
+from offload_relay.agent.link import Link
+from offload_relay.errors import RelayError, RemoteProtocolError
+from offload_relay.protocol import (
+    LIMITS,
+    Endpoint,
+    RequestHead,
+    parse_request_head,
+    render_response_head,
+)
+from offload_relay.splice import TcpSide, WebSocketSide, splice
+
+__all__ = ["LoopbackPort"]
+
+log = logging.getLogger("offload-agent")
+
+# Below Dask's 30 s for one connect: a relay that restarts is waited for here, once, instead of by
+# a backoff in each worker that grows while nobody answers.
+_WAIT_S = 25.0
+
+
+class LoopbackPort:
+    """Listens on 127.0.0.1; `secret` is the token that clients must send."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._server: asyncio.AbstractServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.secret = secrets.token_hex(16)
+        self.address = ""
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        server = await asyncio.start_server(
+            self._accept, "127.0.0.1", 0, limit=LIMITS.message_bytes, backlog=1024
+        )
+        self._server = server
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Close the port and all streams through it."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # asyncio runs this in a task
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, asyncio.TimeoutError):
+            log.debug("a dial of the payload broke off")
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head, early = await asyncio.wait_for(_read_head(reader), LIMITS.first_message_s)
+            if not hmac.compare_digest(head.bearer.encode(), self.secret.encode()):
+                writer.write(render_response_head(407, "not the payload of this agent"))
+                return
+            endpoint = Endpoint.parse(head.target)
+        except RemoteProtocolError as error:
+            writer.write(render_response_head(400, error.message))
+            return
+        try:
+            if head.method == "CONNECT":
+                await self._connect(endpoint, reader, writer, early)
+            elif head.method == "REGISTER":
+                await self._register(endpoint, reader, writer)
+            else:
+                writer.write(render_response_head(405, "CONNECT or REGISTER"))
+        except RelayError as error:
+            writer.write(render_response_head(502, error.message))
+
+    async def _connect(
+        self,
+        endpoint: Endpoint,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        early: bytes,
+    ) -> None:
+        websocket = await asyncio.wait_for(self._link.dial(endpoint), _WAIT_S)
+        writer.write(render_response_head(200, "connected"))
+        with self._link.stream(websocket):
+            await splice(TcpSide(reader, writer, early), WebSocketSide(websocket))
+
+    async def _register(
+        self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await asyncio.wait_for(self._link.register(endpoint), _WAIT_S)
+            writer.write(render_response_head(200, "registered"))
+            await writer.drain()
+            while await reader.read(4096):
+                pass  # nothing is said on this connection; only its end counts
+        finally:
+            await self._link.unregister(endpoint)
+
+
+async def _read_head(reader: asyncio.StreamReader) -> tuple[RequestHead, bytes]:
+    data = b""
+    while True:
+        parsed = parse_request_head(data)
+        if parsed is not None:
+            return parsed
+        more = await reader.read(4096)
+        if not more:
+            raise ConnectionResetError
+        data += more

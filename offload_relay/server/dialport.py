@@ -1,0 +1,143 @@
+"""The private port: HTTP CONNECT into the endpoints of agents, `/health` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http
+import logging
+from typing import TYPE_CHECKING, Self
+
+from offload_relay.errors import LeaseError, RemoteProtocolError
+from offload_relay.lease import Lease, may_dial
+from offload_relay.protocol import (
+    CloseCode,
+    Endpoint,
+    RequestHead,
+    parse_request_head,
+    render_response_head,
+)
+from offload_relay.server.endpoints import RefusedError
+from offload_relay.splice import TcpSide
+
+if TYPE_CHECKING:
+    from offload_relay.server.app import Relay
+
+__all__ = ["DialPort"]
+
+log = logging.getLogger(__name__)
+
+_STATUS = {
+    CloseCode.NOT_ALLOWED: 403,
+    CloseCode.NO_ENDPOINT: 504,
+    CloseCode.TOO_MANY: 429,
+}
+
+
+class DialPort:
+    """Listens for hub-side programs. An async context manager."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        assert self._server is not None  # noqa: S101  # entered
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def __aenter__(self) -> Self:
+        settings = self._relay.settings
+        self._server = await asyncio.start_server(
+            self._accept,
+            settings.dial_host,
+            settings.dial_port,
+            limit=settings.limits.message_bytes,
+            backlog=1024,
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._server is not None  # noqa: S101  # entered
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # asyncio runs this in a task
+        self._tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError):
+            log.debug("a dial broke off")
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        limits = self._relay.limits
+        try:
+            async with asyncio.timeout(limits.first_message_s):
+                head, early = await _read_head(reader)
+        except RemoteProtocolError as error:
+            writer.write(render_response_head(400, error.message))
+            return
+        if head.method == "CONNECT":
+            await self._connect(head, TcpSide(reader, writer, early), writer)
+        else:
+            self._answer(head, writer)
+
+    async def _connect(
+        self, head: RequestHead, side: TcpSide, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            lease, endpoint = self._authorize(head)
+            async with self._relay.taken(lease, endpoint) as (agent, websocket):
+                writer.write(render_response_head(200, "connected"))
+                await self._relay.join(side, agent, websocket)
+        except (LeaseError, RemoteProtocolError) as error:
+            self._refuse(writer, 407 if isinstance(error, LeaseError) else 400, error.message)
+        except RefusedError as error:
+            self._refuse(writer, _STATUS.get(error.code, 503), error.reason)
+
+    def _authorize(self, head: RequestHead) -> tuple[Lease, Endpoint]:
+        lease = self._relay.verify(head.bearer)
+        endpoint = Endpoint.parse(head.target)
+        if not may_dial(lease, endpoint):
+            raise RefusedError(CloseCode.NOT_ALLOWED, f"the lease does not allow {endpoint}")
+        return lease, endpoint
+
+    def _refuse(self, writer: asyncio.StreamWriter, status: int, reason: str) -> None:
+        self._relay.refuse(f"dial_{status}")
+        log.info("refused a dial: %d %s", status, reason)
+        writer.write(render_response_head(status, reason))
+
+    def _answer(self, head: RequestHead, writer: asyncio.StreamWriter) -> None:
+        pages = {"/health": lambda: b"ok\n", "/metrics": self._relay.metrics.render}
+        page = pages.get(head.target) if head.method == "GET" else None
+        status = http.HTTPStatus.OK if page else http.HTTPStatus.NOT_FOUND
+        body = page() if page else b"CONNECT <endpoint>, GET /health or GET /metrics\n"
+        fields = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+            "Content-Type: text/plain; version=0.0.4\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        writer.write(fields.encode() + body)
+
+
+async def _read_head(reader: asyncio.StreamReader) -> tuple[RequestHead, bytes]:
+    data = b""
+    while True:
+        parsed = parse_request_head(data)
+        if parsed is not None:
+            return parsed
+        more = await reader.read(4096)
+        if not more:
+            raise ConnectionResetError
+        data += more

@@ -1,0 +1,235 @@
+"""Who is at the relay: agents by domain and job, their endpoints, parked connections, last words.
+
+No sockets and no clock: connections are opaque, and time is an argument (Unix seconds).
+
+Theory of operation
+-------------------
+::
+
+    connect ──► CONNECTED ──connection lost──► LOST ──lost_grace_s──► forgotten
+                    ▲                            │
+                    └──── same instance ─────────┘
+    CONNECTED or LOST ──Ended, or told gone──► ENDED ──ended_keep_s──► forgotten
+
+While an agent is CONNECTED or LOST nobody else gets its net, not even with the same lease: a site
+may start a job a second time, and a stolen lease must not take over a connection that blinked.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from offload_relay.lease import Lease, may_register
+from offload_relay.protocol import CloseCode, Ended, Endpoint, Limits
+
+__all__ = ["Agent", "Directory", "Domain", "Phase", "RefusedError"]
+
+
+class RefusedError(Exception):
+    """The peer may not do this; `code` and the sentence go into the close frame."""
+
+    def __init__(self, code: CloseCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Phase(enum.Enum):
+    """Where an agent is in its life."""
+
+    CONNECTED = "connected"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+@dataclass(eq=False)
+class Agent:
+    """One agent. `parked` (newest last), `waiting` and `streams` hold the edge's own objects."""
+
+    lease: Lease
+    instance: str
+    since_s: float
+    info: dict[str, Any] = field(default_factory=dict)
+    phase: Phase = Phase.CONNECTED
+    endpoints: set[str] = field(default_factory=set)
+    parked: collections.deque[Any] = field(default_factory=collections.deque)
+    waiting: collections.deque[Any] = field(default_factory=collections.deque)
+    streams: set[Any] = field(default_factory=set)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    ended: Ended | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the entry of `protocol.Agents` for this agent."""
+        entry: dict[str, Any] = {
+            "job": self.lease.job,
+            "state": self.phase.value,
+            "since_s": self.since_s,
+            "endpoints": len(self.endpoints),
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "info": self.info,
+        }
+        if self.ended is not None:
+            entry |= {
+                "exit_code": self.ended.exit_code,
+                "reason": self.ended.reason,
+                "hint": self.ended.hint,
+            }
+        return entry
+
+
+@dataclass(eq=False)
+class Domain:
+    """All agents of one Dask cluster or session, and what its owner has said."""
+
+    owner_seen_s: float
+    owners: int = 0
+    agents: dict[str, Agent] = field(default_factory=dict)
+    gone: dict[str, str] = field(default_factory=dict)
+    all_gone: str | None = None
+
+    def gone_reason(self, job: str) -> str | None:
+        """Return why `job` is to end; None if it is not."""
+        return self.gone.get(job, self.all_gone)
+
+
+class Directory:
+    """All agents at this relay. Forgotten with the process: agents and owners come back."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.domains: dict[str, Domain] = {}
+        self._by_net: dict[str, Agent] = {}
+        #: Totals of agents already forgotten, so that counters never fall.
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    def domain(self, name: str, now_s: float) -> Domain:
+        """Return the domain, made on first use."""
+        if name not in self.domains:
+            self.domains[name] = Domain(owner_seen_s=now_s)
+        return self.domains[name]
+
+    def agents(self) -> Iterator[Agent]:
+        """Yield all agents, ended ones included."""
+        for domain in self.domains.values():
+            yield from domain.agents.values()
+
+    def connect(self, lease: Lease, instance: str, now_s: float) -> Agent:
+        """Return the agent for a new control connection: a new one, or the same one come back.
+
+        Raises
+        ------
+        RefusedError
+            Told gone (final), or another instance holds this net (try again later).
+        """
+        domain = self.domain(lease.domain, now_s)
+        reason = domain.gone_reason(lease.job)
+        if reason is not None:
+            raise RefusedError(CloseCode.GONE, reason)
+        holder = self._by_net.get(lease.net)
+        if holder is not None and holder.phase is not Phase.ENDED:
+            if holder.instance != instance or holder.lease.job != lease.job:
+                raise RefusedError(
+                    CloseCode.HELD_BY_ANOTHER,
+                    f"another agent of job {lease.job} is {holder.phase.value}",
+                )
+            holder.phase, holder.since_s, holder.lease = Phase.CONNECTED, now_s, lease
+            # It registers anew what still listens; some of its payload may have died meanwhile.
+            holder.endpoints.clear()
+            return holder
+        if holder is not None:
+            self._forget(holder)
+        agent = Agent(lease, instance, now_s)
+        domain.agents[lease.job] = self._by_net[lease.net] = agent
+        return agent
+
+    def find(self, lease: Lease, instance: str) -> Agent:
+        """Return the connected agent that a parked or dialling connection belongs to.
+
+        Raises
+        ------
+        RefusedError
+            There is none; its control connection has to come first.
+        """
+        agent = self._by_net.get(lease.net)
+        if agent is None or agent.instance != instance or agent.phase is not Phase.CONNECTED:
+            raise RefusedError(
+                CloseCode.TRY_AGAIN, f"no agent of job {lease.job} is connected; say hello first"
+            )
+        return agent
+
+    def register(self, agent: Agent, text: str) -> str:
+        """Let `agent` hold the endpoint written in `text`; return why not, or an empty string."""
+        endpoint = Endpoint.parse(text)
+        if not may_register(agent.lease, endpoint):
+            return f"the lease is for *.{agent.lease.net}, not for {endpoint}"
+        if len(agent.endpoints) >= self.limits.endpoints and text not in agent.endpoints:
+            return f"at most {self.limits.endpoints} endpoints for one agent"
+        agent.endpoints.add(str(endpoint))
+        return ""
+
+    def lookup(self, endpoint: Endpoint) -> Agent | None:
+        """Return the connected agent that serves `endpoint`; None if it is not there now."""
+        agent = self._by_net.get(endpoint.net)
+        if agent is None or agent.phase is not Phase.CONNECTED:
+            return None
+        return agent if str(endpoint) in agent.endpoints else None
+
+    def lose(self, agent: Agent, now_s: float) -> None:
+        """Record that the control connection of `agent` broke."""
+        if agent.phase is Phase.CONNECTED:
+            agent.phase, agent.since_s = Phase.LOST, now_s
+
+    def end(self, agent: Agent, words: Ended, now_s: float) -> None:
+        """Record the last words of `agent`."""
+        agent.phase, agent.since_s, agent.ended = Phase.ENDED, now_s, words
+        agent.endpoints.clear()
+
+    def tell_gone(self, domain: Domain, jobs: list[str], reason: str) -> list[Agent]:
+        """Record that `jobs` (none: all) are to end; return the agents to be told now."""
+        if jobs:
+            domain.gone.update(dict.fromkeys(jobs, reason))
+        else:
+            domain.all_gone = reason
+        return [
+            agent
+            for agent in domain.agents.values()
+            if agent.phase is not Phase.ENDED and domain.gone_reason(agent.lease.job) is not None
+        ]
+
+    def sweep(self, now_s: float) -> list[Agent]:
+        """Forget what is over, and return agents whose owner has stayed away for too long."""
+        orphans = []
+        for name, domain in list(self.domains.items()):
+            if domain.owners:
+                domain.owner_seen_s = now_s
+            for agent in list(domain.agents.values()):
+                if self._is_over(agent, now_s):
+                    self._forget(agent)
+            away = now_s - domain.owner_seen_s > self.limits.owner_grace_s
+            if away and domain.agents:
+                orphans += self.tell_gone(domain, [], "nobody has asked for this job any more")
+            elif away and (
+                domain.all_gone is None or now_s - domain.owner_seen_s > self.limits.gone_keep_s
+            ):
+                del self.domains[name]
+        return orphans
+
+    def _is_over(self, agent: Agent, now_s: float) -> bool:
+        age_s = now_s - agent.since_s
+        if agent.phase is Phase.LOST:
+            return age_s > self.limits.lost_grace_s
+        return agent.phase is Phase.ENDED and age_s > self.limits.ended_keep_s
+
+    def _forget(self, agent: Agent) -> None:
+        self.bytes_in += agent.bytes_in
+        self.bytes_out += agent.bytes_out
+        self.domains[agent.lease.domain].agents.pop(agent.lease.job, None)
+        if self._by_net.get(agent.lease.net) is agent:
+            del self._by_net[agent.lease.net]
