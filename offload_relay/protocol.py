@@ -37,6 +37,7 @@ __all__ = [
     "PATH_DIAL",
     "PATH_PARK",
     "PATH_WATCH",
+    "SILENT_BEATS",
     "VERSION",
     "Agents",
     "CloseCode",
@@ -133,20 +134,18 @@ class Limits:
     ended_keep_s: float = 600.0
     gone_keep_s: float = 8 * 86400.0
 
-    @property
-    def silent_s(self) -> float:
-        """How long a peer may be silent before it is lost."""
-        return 2.5 * self.heartbeat_s
-
 
 LIMITS = Limits()
+
+#: A peer that is silent for this many heartbeats is lost.
+SILENT_BEATS = 2.5
 
 
 # --- names -------------------------------------------------------------------------------------
 
 _NET = re.compile(r"(?=.{1,190}\Z)[a-z][a-z0-9-]{0,62}(\.[a-z][a-z0-9-]{0,62}){0,4}")
 _ENDPOINT = re.compile(
-    r"(?P<ip>\d{1,3}(?:\.\d{1,3}){3})\.(?P<net>[a-z][a-z0-9.-]*):(?P<port>\d{1,5})"
+    r"(?P<ip>[0-9]{1,3}(?:[.][0-9]{1,3}){3})\.(?P<net>[a-z][a-z0-9.-]*):(?P<port>[0-9]{1,5})"
 )
 
 
@@ -266,11 +265,15 @@ class Hello:
 
 @dataclasses.dataclass(frozen=True)
 class Welcome:
-    """Relay → agent, the answer to `Hello`: how many connections to keep parked."""
+    """Relay → agent, the answer to `Hello`, and relay → owner, first of all.
+
+    Says how many connections to keep parked, and how often (in seconds) to send `Ping`.
+    """
 
     type: ClassVar[str] = "welcome"
     version: int
     parked: int
+    heartbeat_s: float = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,8 +399,14 @@ _MESSAGES: dict[str, type[Any]] = {
         Agents,
     )
 }
-_KINDS = {"int": int, "str": str, "dict[str, Any]": dict, "list[str]": list}
-_KINDS["list[dict[str, Any]]"] = list
+_KINDS: Mapping[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "dict[str, Any]": dict,
+    "list[str]": list,
+    "list[dict[str, Any]]": list,
+}
 
 
 def encode(message: Control) -> str:
@@ -475,7 +484,7 @@ class ResponseHead:
 
 
 _REQUEST = re.compile(r"(?P<method>[A-Z]{1,16}) (?P<target>[!-~]{1,512}) HTTP/1\.[01]")
-_STATUS = re.compile(r"HTTP/1\.[01] (?P<status>\d{3})(?: (?P<reason>[ -~]*))?")
+_STATUS = re.compile(r"HTTP/1[.][01] (?P<status>[0-9]{3})(?: (?P<reason>[ -~]*))?")
 _HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*(?P<value>[ -~\t]*)")
 
 

@@ -22,9 +22,10 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 __all__ = [
     "AgentState",
@@ -147,6 +148,21 @@ class AgentStatus:
     ended: str = ""
     hint: str = ""
     exit_code: int | None = None
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> AgentStatus:
+        """Return the status in one entry of what a relay tells the owner of a job.
+
+        An agent that has said its last words is not there any more, so it counts as LOST.
+        """
+        state = AgentState.CONNECTED if entry.get("state") == "connected" else AgentState.LOST
+        return cls(
+            state,
+            datetime.fromtimestamp(float(entry.get("since_s", 0.0)), UTC),
+            str(entry.get("reason", "")),
+            str(entry.get("hint", "")),
+            entry.get("exit_code"),
+        )
 
 
 @dataclass(frozen=True)

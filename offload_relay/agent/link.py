@@ -66,6 +66,7 @@ class Link:
         self._connected = asyncio.Event()
         self._endpoints: dict[str, asyncio.Future[None]] = {}
         self._target = 0
+        self._heartbeat_s = LIMITS.heartbeat_s
         self._want = 0
         self._opening = 0
         self._parked: set[ClientConnection] = set()
@@ -112,6 +113,7 @@ class Link:
             raise RemoteProtocolError("the relay's first message is not welcome")
         self._control, self.unreachable_since_s, self.trouble = control, None, ""
         self._target, self._want = welcome.parked, 0
+        self._heartbeat_s = welcome.heartbeat_s
         log.info("connected to the relay")
         beat = asyncio.ensure_future(self._heartbeat(control))
         try:
@@ -132,7 +134,7 @@ class Link:
 
     async def _messages(self, control: ClientConnection) -> None:
         while True:
-            message = parse_message(await _text(control, LIMITS.silent_s))
+            message = parse_message(await _text(control, protocol.SILENT_BEATS * self._heartbeat_s))
             if isinstance(message, protocol.Gone):
                 self._on_gone(message.reason)
             elif isinstance(message, protocol.Want):
@@ -147,11 +149,11 @@ class Link:
         turn = 0
         with contextlib.suppress(ConnectionClosed):
             while True:
-                await asyncio.sleep(LIMITS.heartbeat_s)
+                await asyncio.sleep(self._heartbeat_s)
                 await control.send(encode(protocol.Ping()))
                 turn += 1
                 # Proxies on the way drop WebSockets that are silent for a minute or so.
-                if turn * LIMITS.heartbeat_s >= _KEEPALIVE_S:
+                if turn * self._heartbeat_s >= _KEEPALIVE_S:
                     turn = 0
                     for websocket in [*self._parked, *self._streams]:
                         with contextlib.suppress(ConnectionClosed):

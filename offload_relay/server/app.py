@@ -7,6 +7,7 @@ import contextlib
 import http
 import logging
 import resource
+import socket
 import ssl
 import time
 import weakref
@@ -25,7 +26,7 @@ from offload_relay.errors import LeaseError, RemoteProtocolError
 from offload_relay.lease import Lease, may_dial, verify
 from offload_relay.protocol import CloseCode, Endpoint, Limits
 from offload_relay.server import control
-from offload_relay.server.dialport import DialPort
+from offload_relay.server.dialport import DialPort, listen_on
 from offload_relay.server.endpoints import Agent, Directory, RefusedError
 from offload_relay.server.metrics import Metrics
 from offload_relay.splice import Side, TcpSide, WebSocketSide, splice
@@ -46,9 +47,10 @@ class RelaySettings:
     ----------
     keys : sequence of bytes
         Keys that leases may be signed with; more than one while a key is being replaced.
-    public_host, public_port : str, int
-        Where agents connect (WebSocket). Port 0 takes a free one.
-    dial_host, dial_port : str, int
+    public : (str, int) or socket
+        Where agents connect (WebSocket): host and port (0 takes a free one), or a bound socket.
+        A socket that outlives the relay keeps its port, and holds connections while it restarts.
+    dial : (str, int) or socket
         Where hub-side programs connect (HTTP CONNECT, `/health`, `/metrics`). Keep it private.
     tls : SSLContext or None
         For the public port; None behind a proxy that ends TLS.
@@ -57,10 +59,8 @@ class RelaySettings:
     """
 
     keys: Sequence[bytes]
-    public_host: str = "127.0.0.1"
-    public_port: int = 0
-    dial_host: str = "127.0.0.1"
-    dial_port: int = 0
+    public: tuple[str, int] | socket.socket = ("127.0.0.1", 0)
+    dial: tuple[str, int] | socket.socket = ("127.0.0.1", 0)
     tls: ssl.SSLContext | None = None
     limits: Limits = protocol.LIMITS
 
@@ -102,8 +102,7 @@ class Relay:
         self._public = await self._stack.enter_async_context(
             serve(
                 self._handle,
-                self.settings.public_host,
-                self.settings.public_port,
+                **listen_on(self.settings.public),
                 ssl=self.settings.tls,
                 process_request=self._admit,
                 open_timeout=self.limits.first_message_s,
@@ -194,7 +193,7 @@ class Relay:
                 await self._park(websocket, self.directory.find(lease, instance))
             case protocol.PATH_DIAL:
                 agent = self.directory.find(lease, instance)
-                await self._dial_from_site(websocket, agent, _endpoint_of(path))
+                await self._dial_from_site(websocket, agent, lease, _endpoint_of(path))
 
     async def _close(self, websocket: ServerConnection, code: CloseCode, reason: str) -> None:
         self.refuse(code.name.lower())
@@ -221,16 +220,16 @@ class Relay:
                 agent.parked.remove(slot)
 
     async def _dial_from_site(
-        self, websocket: ServerConnection, agent: Agent, endpoint: Endpoint
+        self, websocket: ServerConnection, agent: Agent, lease: Lease, endpoint: Endpoint
     ) -> None:
-        if not may_dial(agent.lease, endpoint):
+        if not may_dial(lease, endpoint):
             raise RefusedError(CloseCode.NOT_ALLOWED, f"the lease does not allow {endpoint}")
         with _stream(agent, websocket):
             source = WebSocketSide(websocket)
             if endpoint.net == protocol.HUB_NET:
                 await self._to_hub(source, agent, endpoint)
             else:
-                await self.to_site(source, agent.lease, endpoint, source=agent)
+                await self.to_site(source, lease, endpoint, source=agent)
 
     async def _to_hub(self, source: Side, agent: Agent, endpoint: Endpoint) -> None:
         try:

@@ -184,7 +184,7 @@ async def serve_agent(
         older.transport.abort()
     silent = False
     try:
-        await websocket.send(encode(protocol.Welcome(protocol.VERSION, _PARKED)))
+        await websocket.send(_welcome(relay))
         log.info("agent of job %s connected (lease %s)", lease.job, lease.id)
         _changed(relay, agent)
         async with _heartbeat(websocket, relay.limits):
@@ -204,7 +204,7 @@ async def serve_agent(
 
 async def _agent_messages(relay: Relay, websocket: ServerConnection, agent: Agent) -> None:
     while True:
-        async with asyncio.timeout(relay.limits.silent_s):
+        async with asyncio.timeout(protocol.SILENT_BEATS * relay.limits.heartbeat_s):
             message = parse_message(await _text(websocket))
         match message:
             case protocol.Register(endpoint=endpoint):
@@ -298,6 +298,7 @@ async def serve_owner(relay: Relay, websocket: ServerConnection, lease: Lease) -
     domain.owners += 1
     relay.watchers.setdefault(lease.domain, set()).add(watcher)
     try:
+        await websocket.send(_welcome(relay))
         async with asyncio.TaskGroup() as group, _heartbeat(websocket, relay.limits):
             sender = group.create_task(_send_changes(websocket, watcher))
             await _owner_messages(relay, websocket, lease, domain)
@@ -327,7 +328,7 @@ async def _owner_messages(
     relay: Relay, websocket: ServerConnection, lease: Lease, domain: Domain
 ) -> None:
     while True:
-        async with asyncio.timeout(relay.limits.silent_s):
+        async with asyncio.timeout(protocol.SILENT_BEATS * relay.limits.heartbeat_s):
             message = parse_message(await _text(websocket))
         if isinstance(message, protocol.Gone):
             log.info("domain %s: gone: %s", lease.domain, ", ".join(message.jobs) or "all jobs")
@@ -337,6 +338,10 @@ async def _owner_messages(
 
 
 # --- both ----------------------------------------------------------------------------------------
+
+
+def _welcome(relay: Relay) -> str:
+    return encode(protocol.Welcome(protocol.VERSION, _PARKED, relay.limits.heartbeat_s))
 
 
 async def _text(websocket: ServerConnection) -> str:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import http
 import logging
-from typing import TYPE_CHECKING, Self
+import socket
+from typing import TYPE_CHECKING, Any, Self
 
 from offload_relay.errors import LeaseError, RemoteProtocolError
 from offload_relay.lease import Lease, may_dial
@@ -23,7 +24,7 @@ from offload_relay.splice import TcpSide
 if TYPE_CHECKING:
     from offload_relay.server.app import Relay
 
-__all__ = ["DialPort"]
+__all__ = ["DialPort", "listen_on"]
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class DialPort:
         settings = self._relay.settings
         self._server = await asyncio.start_server(
             self._accept,
-            settings.dial_host,
-            settings.dial_port,
+            **listen_on(settings.dial),
             limit=settings.limits.message_bytes,
             backlog=1024,
         )
@@ -129,6 +129,13 @@ class DialPort:
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         writer.write(fields.encode() + body)
+
+
+def listen_on(where: tuple[str, int] | socket.socket) -> dict[str, Any]:
+    """Return the arguments of asyncio's servers for a host and port, or for a bound socket."""
+    if isinstance(where, socket.socket):
+        return {"sock": where}
+    return {"host": where[0], "port": where[1]}
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[RequestHead, bytes]:

@@ -1,0 +1,600 @@
+"""`OffloadCluster`: Dask workers as jobs at other places, under Dask's own cluster interface."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import dask
+import dask.config
+import distributed
+from distributed.core import Status, rpc
+from distributed.deploy.cluster import Cluster
+from distributed.security import Security
+from distributed.utils import Log, Logs, format_dashboard_link
+
+from dask_offload.comm import Reach
+from dask_offload.config import load_defaults, seconds, setting
+from dask_offload.progress import Progress
+from dask_offload.rpc import RpcClient
+from dask_offload.runtime import ClusterFolder, cluster_folders, slug, user_name
+from dask_offload.show import render_html, render_text
+from dask_offload.snapshot import JobRow, Snapshot
+from offload_sites.errors import OffloadError
+
+__all__ = ["AdaptiveBounds", "OffloadCluster"]
+
+log = logging.getLogger(__name__)
+
+load_defaults()
+
+_START_S = 90.0
+_CLOSE_S = 45.0
+_LONG_POLL_S = 30.0
+# Sections of Dask's configuration that mean something on a worker.
+_TRAVELS = ("array", "dataframe", "distributed", "optimization", "tokenize")
+
+
+class AdaptiveBounds:
+    """What `adapt` returns: the bounds that the cluster now moves in."""
+
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def __repr__(self) -> str:
+        return f"Adaptive(minimum={self.minimum}, maximum={self.maximum})"
+
+
+class OffloadCluster(Cluster):
+    """Dask workers in jobs at the sites of a catalog.
+
+    The scheduler runs in a process of its own beside the notebook; workers dial out to a relay, so
+    that nothing at a site has to be reachable. Ends with the notebook, unless told otherwise.
+
+    Parameters
+    ----------
+    n_workers : int
+        Workers to start with.
+    profile, image : str, optional
+        Names from the catalog; the first ones if not given.
+    walltime : str or timedelta, optional
+        How long each job may run, such as `"8h"`; the profile's default if not given.
+    cpus : int, optional
+        CPUs of each worker, which are its threads, where the profile leaves a choice.
+    site : str, optional
+        One of the profile's sites; the first that takes jobs if not given.
+    name : str, optional
+        By which `from_name` finds it.
+    catalog : str or Path, optional
+        File with sites, images and profiles. Without one, workers are processes on this computer.
+    relay : mapping, optional
+        `url`, `dial`, `key_file` (and `ca_file`) of a running relay. Without one, a relay is started
+        on loopback, which only sites on this computer can reach.
+    preload : sequence of str
+        Modules that each job imports once, before its workers are forked.
+    asynchronous : bool
+        True inside a running event loop: then use `async with` or `await`.
+    quiet : bool
+        Print nothing.
+
+    Raises
+    ------
+    OffloadError
+        Something asked for does not exist, is not allowed, or could not be started. The message
+        says what, and what to do.
+
+    Examples
+    --------
+    >>> from dask_offload import OffloadCluster
+    >>> with OffloadCluster(n_workers=8) as cluster:        # doctest: +SKIP
+    ...     client = cluster.get_client()
+    ...     cluster.wait_for_workers(8)
+    ...     client.submit(sum, [1, 2]).result()
+    3
+
+    Notes
+    -----
+    Settings that are not given come from Dask's configuration, `offload.*`.
+    """
+
+    def __init__(
+        self,
+        n_workers: int = 0,
+        *,
+        profile: str | None = None,
+        image: str | None = None,
+        walltime: str | timedelta | None = None,
+        cpus: int | None = None,
+        site: str | None = None,
+        name: str | None = None,
+        catalog: str | Path | None = None,
+        relay: dict[str, str] | None = None,
+        preload: Sequence[str] = (),
+        asynchronous: bool = False,
+        loop: Any = None,
+        quiet: bool = False,
+        shutdown_on_close: bool = True,
+        _attach_to: ClusterFolder | None = None,
+    ) -> None:
+        self._n_workers = _whole("n_workers", n_workers)
+        self._options: dict[str, Any] = {
+            "catalog": catalog or setting("catalog"),
+            "choice": {
+                "profile": profile or setting("profile"),
+                "image": image or setting("image"),
+                "walltime": walltime or setting("walltime"),
+                "cpus": cpus,
+                "site": site,
+            },
+            "relay": relay,
+            "preload": [*setting("worker.preload"), *preload],
+        }
+        self._folder = _attach_to
+        self._shutdown_on_close = shutdown_on_close
+        self._starting: asyncio.Future[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
+        self._supervisor: RpcClient | None = None
+        self._supervisor_process: subprocess.Popen[bytes] | None = None
+        self._dashboard_port: int | None = None
+        self._snapshot = Snapshot(name or "", 0, 0, "", "")
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._drawn: Any = None
+        self.security: Security | None = None
+        super().__init__(
+            asynchronous=asynchronous, loop=loop, quiet=quiet, name=name or setting("name")
+        )
+        self._wanted_name = name or setting("name")
+        if not self.called_from_running_loop:
+            self._loop_runner.start()
+            self.sync(self._start)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        async def started() -> Self:
+            if self.status == Status.created:
+                await self._start()
+            return self
+
+        return started().__await__()
+
+    async def _start(self) -> None:
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+            return
+        self._starting = asyncio.get_running_loop().create_future()
+        try:
+            await self._start_once()
+        except BaseException as error:
+            self.status = Status.failed
+            if self._supervisor is not None:
+                await self._supervisor.close()
+            await self._loop_stopped()
+            self._starting.set_exception(error)
+            self._starting.exception()  # retrieved here; others that wait get it as well
+            raise
+        self._starting.set_result(None)
+
+    async def _start_once(self) -> None:
+        if self._folder is None:
+            self._folder = await asyncio.to_thread(self._launch)
+        self._supervisor = await self._reach_supervisor(self._folder)
+        hello = await self._supervisor.call("attach", pid=os.getpid())
+        self.security = _security(hello)
+        self._dashboard_port = hello["dashboard_port"]
+        self._take(Snapshot.from_json(hello["snapshot"]))
+        self.name = hello["name"]
+        self.scheduler_comm = rpc(
+            hello["scheduler"], connection_args=self.security.get_connection_args("client")
+        )
+        await super()._start()
+        _instances.add(self)
+        self._follower = asyncio.create_task(self._follow())
+        if self._n_workers:
+            await self._scale(self._n_workers)
+
+    def _launch(self) -> ClusterFolder:
+        """Start the supervisor; it outlives a kernel that is killed, and then ends by itself."""
+        folder = ClusterFolder.create(self._wanted_name)
+        choice = self._options["choice"]
+        if isinstance(choice["walltime"], timedelta):
+            choice["walltime"] = f"{choice['walltime'].total_seconds():.0f}s"
+        folder.write("cluster.json", {**self._options, **_settings(folder.name)})
+        with (folder.path / "supervisor.log").open("ab") as output:
+            self._supervisor_process = subprocess.Popen(
+                [sys.executable, "-m", "dask_offload.supervisor", str(folder.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        return folder
+
+    async def _reach_supervisor(self, folder: ClusterFolder) -> RpcClient:
+        began_s = time.monotonic()
+        said = False
+        while True:
+            with contextlib.suppress(OSError):
+                return await RpcClient.connect(folder.supervisor_socket)
+            self._check_supervisor(folder, time.monotonic() - began_s)
+            if not said and not self.quiet and time.monotonic() - began_s > 2:
+                said = True
+                print(f"{folder.name}: starting the scheduler", file=sys.stderr)
+            await asyncio.sleep(0.02)
+
+    def _check_supervisor(self, folder: ClusterFolder, waited_s: float) -> None:
+        process = self._supervisor_process
+        ended = process is not None and process.poll() is not None
+        if process is None and not (folder.path.is_dir() and folder.alive):
+            raise OffloadError(
+                f"the cluster {folder.name!r} has ended", "start a new one with OffloadCluster()"
+            )
+        if ended:
+            failed = folder.read("failed.json")
+            text = (folder.path / "supervisor.log").read_text(errors="replace")
+            folder.remove()
+            if failed:
+                raise OffloadError(failed["message"], failed["hint"])
+            last = text.strip().splitlines()[-1:] or ["no output"]
+            raise OffloadError(f"the supervisor of {folder.name!r} ended at once: {last[0]}")
+        if waited_s > _START_S:
+            raise OffloadError(
+                f"the cluster {folder.name!r} did not start within {_START_S:.0f} s",
+                f"read {folder.path}/supervisor.log",
+                transient=True,
+            )
+
+    async def _follow(self) -> None:
+        """Keep the snapshot fresh until the supervisor has gone."""
+        assert self._supervisor is not None  # noqa: S101  # started
+        try:
+            while True:
+                value = await self._supervisor.call(
+                    "changes", since=self._snapshot.version, timeout_s=_LONG_POLL_S
+                )
+                self._take(Snapshot.from_json(value))
+        except ConnectionError:
+            if self.status == Status.running:
+                self._log(f"{self.name}: the cluster has ended; start a new OffloadCluster()")
+
+    def _take(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        for listener in list(self._listeners):
+            listener(snapshot)
+
+    async def _close(self) -> None:
+        if self.status in (Status.closed, Status.failed):
+            return
+        if self.status == Status.created:
+            self.status = Status.closed
+            return
+        _instances.discard(self)
+        if self._follower is not None:
+            self._follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._follower
+        await super()._close()
+        if self._supervisor is None:
+            return
+        if self._shutdown_on_close:
+            await self._shut_down(self._supervisor)
+        await self._supervisor.close()
+
+    async def _shut_down(self, supervisor: RpcClient) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                left = await supervisor.call("close")
+        except (ConnectionError, TimeoutError):
+            log.warning("%s: its supervisor has not confirmed that all jobs have ended", self.name)
+            return
+        if left:
+            log.warning(
+                "%s: %d jobs are not confirmed as ended (%s); `offload jobs orphans` lists them",
+                self.name,
+                len(left),
+                ", ".join(left[:5]),
+            )
+        if self._supervisor_process is not None:
+            await asyncio.to_thread(self._supervisor_process.wait)
+
+    async def _loop_stopped(self) -> None:
+        if self.scheduler_comm is not None:
+            await self.scheduler_comm.close_rpc()
+
+    # --- scaling ---------------------------------------------------------------------------------
+
+    def scale(self, n: int) -> Any:
+        """Ask for `n` workers in all. Returns at once; `wait_for_workers` waits for them.
+
+        What is queued is canceled first; working ones hand over their results before they end.
+        """
+        return self.sync(self._scale, _whole("n", n))
+
+    async def _scale(self, n: int) -> None:
+        await self._call("scale", workers=n)
+
+    def adapt(self, minimum: int = 0, maximum: int | None = None, **times: Any) -> AdaptiveBounds:
+        """Let the number of workers follow the load, between `minimum` and `maximum`.
+
+        Parameters
+        ----------
+        minimum, maximum : int
+            Workers.
+        target_duration, grace : str, optional
+            How long the tasks at hand should take; how long fewer workers must have been enough
+            before any are let go. Defaults from `offload.adaptive`.
+
+        Notes
+        -----
+        Decided next to the scheduler: it goes on while the notebook is busy. Queued jobs count as
+        coming; whole jobs come and go.
+        """
+        if maximum is None:
+            raise OffloadError(
+                "adapt() needs a maximum: the most workers that may be asked for",
+                "for example cluster.adapt(minimum=0, maximum=100)",
+            )
+        low, high = _whole("minimum", minimum), _whole("maximum", maximum)
+        if low > high:
+            raise OffloadError(f"adapt(): the minimum {low} is above the maximum {high}")
+        unknown = sorted(set(times) - {"target_duration", "grace", "interval"})
+        if unknown:
+            raise OffloadError(
+                f"adapt() does not know {', '.join(unknown)}", "it takes target_duration and grace"
+            )
+        seconds_of = {
+            f"{key}_s": float(dask.utils.parse_timedelta(value))
+            for key, value in times.items()
+            if key != "interval"
+        }
+        call = self._call("adapt", minimum=low, maximum=high, **seconds_of)
+        if self.asynchronous:
+            # Dask's interface wants the bounds at once, also inside an event loop.
+            self._keep(asyncio.ensure_future(call))
+        else:
+            self.sync(lambda: call)
+        return AdaptiveBounds(low, high)
+
+    _kept: set[Any] = set()  # noqa: RUF012  # tasks of all clusters, until they are done
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+    def retry(self) -> Any:
+        """Submit again after jobs have failed too often; what failed is forgotten."""
+        return self.sync(self._call, "retry")
+
+    async def _call(self, method: str, **params: Any) -> Any:
+        if self._supervisor is None:
+            raise OffloadError("the cluster has not been started", "await it, or use async with")
+        try:
+            return await self._supervisor.call(method, **params)
+        except ConnectionError as error:
+            raise OffloadError(
+                f"the cluster {self.name!r} has ended", "start a new one with OffloadCluster()"
+            ) from error
+
+    async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
+        """Wait, showing progress; raises OffloadError as soon as waiting has become pointless."""
+        deadline_s = None
+        if timeout is not None:
+            deadline_s = time.monotonic() + float(dask.utils.parse_timedelta(timeout, "s"))
+        moved = asyncio.Event()
+        progress = Progress(n_workers, quiet=self.quiet)
+
+        def listen(snapshot: Snapshot) -> None:
+            progress.show(snapshot)
+            moved.set()
+
+        self._listeners.append(listen)
+        try:
+            while self._registered() < n_workers:
+                self._check_hope(n_workers)
+                progress.show(self._snapshot)
+                left_s = 1.0 if deadline_s is None else deadline_s - time.monotonic()
+                if left_s <= 0:
+                    raise distributed.TimeoutError(
+                        f"{self._registered()} of {n_workers} workers came within {timeout}: "
+                        f"{self!r}"
+                    )
+                moved.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left_s, 0.2)):
+                        await moved.wait()
+        finally:
+            self._listeners.remove(listen)
+            progress.done(self._snapshot, self._registered())
+
+    def _registered(self) -> int:
+        return len(self.scheduler_info["workers"])
+
+    def _check_hope(self, n_workers: int) -> None:
+        snapshot = self._snapshot
+        if self._supervisor is None or self._supervisor.closed:
+            raise OffloadError(
+                f"the cluster {self.name!r} has ended", "start a new one with OffloadCluster()"
+            )
+        coming = snapshot.count("starting") + snapshot.count("queued") + snapshot.count("lost")
+        if snapshot.stopped and self._registered() + coming < n_workers:
+            hint = next((n.advice for n in snapshot.notes if n.tone == "bad" and n.advice), "")
+            raise OffloadError(
+                f"{self._registered()} of {n_workers} workers are there, and no more will come: "
+                f"{snapshot.stopped}",
+                hint,
+            )
+
+    # --- what it is doing --------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The whole state, as fresh as the supervisor has sent it."""
+        return self._snapshot
+
+    def jobs(self) -> list[JobRow]:
+        """Return all jobs with their states and reasons."""
+        return list(self._snapshot.jobs)
+
+    def logs(self, job: str | None = None) -> Any:
+        """Return what one job (its key or its id at the site) has printed, or all jobs, by key."""
+        return self.sync(self._logs, job)
+
+    async def _logs(self, job: str | None) -> Logs:
+        found = await self._call("logs", job=job)
+        return Logs({key: Log(text) for key, text in found.items()})
+
+    async def _get_logs(
+        self, cluster: bool = True, scheduler: bool = True, workers: Any = True
+    ) -> Logs:
+        logs = await super()._get_logs(cluster=False, scheduler=scheduler, workers=workers)
+        if cluster:
+            events = await self._call("events")
+            lines = [line for _, line in self._cluster_manager_logs]
+            logs["Cluster"] = Log("\n".join([events.get("supervisor", ""), *lines]))
+        return logs
+
+    @property
+    def workers(self) -> dict[str, str]:
+        """Names of all workers, those to come included, with the state of their jobs."""
+        return {
+            f"{job.key}-{number}": job.word
+            for job in self._snapshot.jobs
+            if job.word in ("submitted", "queued", "held", "starting", "working", "lost")
+            for number in range(job.workers)
+        }
+
+    @property
+    def dashboard_link(self) -> str:
+        """Link to Dask's dashboard; empty if there is none."""
+        if self._dashboard_port is None:
+            return ""
+        return str(format_dashboard_link("127.0.0.1", self._dashboard_port))
+
+    def __repr__(self) -> str:
+        if self.status == Status.created:
+            return f"{type(self).__name__}(not started)"
+        text = render_text(self._snapshot, type(self).__name__)
+        return text if self.status == Status.running else f"<{self.status.name} {text}>"
+
+    def _repr_html_(self, cluster_status: Any = None) -> str:
+        return render_html(self._snapshot, self.dashboard_link)
+
+    def _widget(self) -> Any:
+        from dask_offload.widget import make_widget
+
+        if self._drawn is None:
+            self._drawn = make_widget(self)
+        return self._drawn
+
+    # --- by name -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_name(cls, name: str, *, shutdown_on_close: bool = False, **kwargs: Any) -> Self:
+        """Attach to a running cluster of this user, for example after a kernel restart.
+
+        Parameters
+        ----------
+        name : str
+            As the cluster was called, or as `OffloadCluster.names()` lists it.
+        shutdown_on_close : bool
+            Whether closing this object ends the cluster.
+
+        Raises
+        ------
+        OffloadError
+            No cluster of this name is running.
+        """
+        folder = next((f for f in cluster_folders() if f.name == name and f.alive), None)
+        if folder is None:
+            running = cls.names()
+            raise OffloadError(
+                f"no cluster called {name!r} is running",
+                f"running: {', '.join(running)}" if running else "no cluster is running",
+            )
+        return cls(_attach_to=folder, name=name, shutdown_on_close=shutdown_on_close, **kwargs)
+
+    @staticmethod
+    def names() -> list[str]:
+        """Return the names of this user's running clusters on this computer."""
+        return [folder.name for folder in cluster_folders() if folder.alive]
+
+
+def _whole(what: str, value: object) -> int:
+    # bool is an int to Python; numpy's integers are not, but are meant.
+    try:
+        number = -1 if isinstance(value, bool) else value.__index__()  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        number = -1
+    if not 0 <= number <= 100_000:
+        raise OffloadError(f"{what} is {value!r}", "it has to be a whole number from 0 to 100000")
+    return int(number)
+
+
+def _security(hello: dict[str, Any]) -> Security:
+    tls = hello["tls"]
+    return Security(
+        require_encryption=True,
+        tls_ca_file=tls["ca"],
+        tls_client_cert=tls["cert"],
+        tls_client_key=tls["key"],
+        extra_conn_args={"relay": Reach(**hello["reach"])},
+    )
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """Return what the supervisor has to know of this process and its configuration."""
+    config = {section: dask.config.get(section, {}) for section in _TRAVELS}
+    config["distributed"] = {
+        **config["distributed"],
+        "comm": {k: v for k, v in config["distributed"].get("comm", {}).items() if k != "tls"},
+    }
+    relay = setting("relay")
+    return {
+        "id": f"{slug(name, 24)}-{secrets.token_hex(3)}",
+        "user": user_name(),
+        "relay": None
+        if not relay["url"]
+        else {key.replace("-", "_"): value for key, value in relay.items()},
+        "owner_grace_s": seconds("owner-grace"),
+        "queue_budget_s": seconds("queue-budget"),
+        "register_timeout_s": seconds("worker.register-timeout"),
+        "version_check": setting("version-check"),
+        "dashboard_address": setting("dashboard-address"),
+        "dask_config": config,
+        "worker_config": setting("worker.config"),
+        "adaptive": {
+            "interval_s": seconds("adaptive.interval"),
+            "target_duration_s": seconds("adaptive.target-duration"),
+            "grace_s": seconds("adaptive.scale-down-grace"),
+        },
+        "versions": {
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "dask": dask.__version__,
+            "distributed": distributed.__version__,
+        },
+    }
+
+
+# As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.
+_instances: weakref.WeakSet[OffloadCluster] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for cluster in list(_instances):
+        with contextlib.suppress(Exception):
+            if cluster.status == Status.running and not cluster.asynchronous:
+                cluster.close(timeout=_CLOSE_S)

@@ -1,0 +1,81 @@
+"""Progress of waiting for workers: one line that renews itself, or a line per change of state."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+
+from dask_offload.show import render_line, render_notes
+from dask_offload.snapshot import Snapshot
+
+__all__ = ["Progress"]
+
+# What is over sooner needs no progress.
+_SILENT_S = 1.0
+_EVERY_S = 0.25
+
+
+class Progress:
+    """Writes to standard error.
+
+    Parameters
+    ----------
+    wanted : int
+        Workers that are waited for.
+    quiet : bool
+        Write nothing.
+    """
+
+    def __init__(self, wanted: int, *, quiet: bool = False) -> None:
+        self._wanted = wanted
+        self._quiet = quiet
+        self._began_s = time.monotonic()
+        self._shown_s = 0.0
+        self._last = ""
+        self._terminal = sys.stderr.isatty()
+        self._shown = False
+        self._notes: list[str] = []
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show `snapshot`, if it is time."""
+        now_s = time.monotonic()
+        if self._quiet or now_s - self._began_s < _SILENT_S or now_s - self._shown_s < _EVERY_S:
+            return
+        self._shown_s = now_s
+        width = shutil.get_terminal_size().columns
+        line = render_line(snapshot, self._wanted, now_s - self._began_s, width)
+        notes = render_notes(snapshot, width)
+        if self._terminal:
+            self._renew(line, notes)
+        elif (state := line.rsplit(" ", 1)[0]) != self._last:
+            self._last = state
+            print(line, file=sys.stderr)
+            self._print_new(notes)
+        self._shown = True
+
+    def _renew(self, line: str, notes: list[str]) -> None:
+        print("\r\x1b[K", end="", file=sys.stderr)
+        self._print_new(notes)
+        print(line, end="", file=sys.stderr, flush=True)
+
+    def _print_new(self, notes: list[str]) -> None:
+        for note in notes:
+            if note not in self._notes:
+                self._notes.append(note)
+                print(note, file=sys.stderr)
+
+    def done(self, snapshot: Snapshot, registered: int) -> None:
+        """Say how it ended, if anything was said before."""
+        if not self._shown:
+            return
+        end = "\r\x1b[K" if self._terminal else ""
+        places = ", ".join(
+            f"{site.working} {site.title}" for site in snapshot.sites if site.working
+        )
+        elapsed_s = time.monotonic() - self._began_s
+        print(
+            f"{end}{snapshot.name} {registered}/{self._wanted} working after {elapsed_s:.0f} s"
+            + (f": {places}" if places else ""),
+            file=sys.stderr,
+        )

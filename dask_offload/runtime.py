@@ -1,0 +1,193 @@
+"""Where a cluster keeps its files, and how others of the same user find it by name.
+
+::
+
+    $XDG_RUNTIME_DIR/interlink-offload/        or  $TMPDIR/interlink-offload-<uid>/      mode 0700
+        alice-1/
+            cluster.json     what was asked for            supervisor.sock  calls from notebooks
+            lock             held while it is alive        scheduler.sock   calls to the scheduler
+            failed.json      why it could not start        *.log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from offload_sites.errors import OffloadError
+
+__all__ = ["ClusterFolder", "cluster_folders", "runtime_root", "slug", "user_name"]
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_ENV = "OFFLOAD_RUNTIME_DIR"
+
+
+def user_name() -> str:
+    """Return the name of this user, or their number where there is no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"u{os.getuid()}"
+
+
+def slug(text: str, most: int = 16) -> str:
+    """Return `text` as a label: lower-case letters, digits, hyphens, a letter first."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    plain = plain if plain[:1].isalpha() else f"u{plain}"
+    return plain[:most].rstrip("-")
+
+
+def runtime_root() -> Path:
+    """Return the folder of all clusters of this user, made if it is not there.
+
+    Raises
+    ------
+    OffloadError
+        Somebody else has made it, or others may enter it.
+    """
+    set_by_user = os.environ.get(_ENV)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if set_by_user:
+        root = Path(set_by_user)
+    elif runtime and os.access(runtime, os.W_OK):
+        root = Path(runtime, "interlink-offload")
+    else:
+        root = Path(tempfile.gettempdir(), f"interlink-offload-{os.getuid()}")
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.lstat()
+    except OSError as error:
+        raise OffloadError(
+            f"cannot make the folder {root} for the files of clusters: {error.strerror}",
+            f"set {_ENV} to a folder on a local disk",
+        ) from error
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise OffloadError(
+            f"the folder {root} belongs to, or is open to, another user",
+            f"set {_ENV} to a folder that only you may enter",
+        )
+    return root
+
+
+class ClusterFolder:
+    """The folder of one cluster."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.supervisor_socket = path / "supervisor.sock"
+        self.scheduler_socket = path / "scheduler.sock"
+
+    @classmethod
+    def create(cls, name: str | None) -> ClusterFolder:
+        """Return the new folder of a cluster called `name`, or by the first free name.
+
+        Raises
+        ------
+        OffloadError
+            The name is not a label, or a living cluster has it.
+        """
+        root = runtime_root()
+        if name is None:
+            base = slug(user_name(), 24)
+            numbers = (f"{base}-{number}" for number in range(1, 10_000))
+            return next(folder for n in numbers if (folder := cls._try(root / n)) is not None)
+        if not _NAME.fullmatch(name):
+            raise OffloadError(
+                f"a cluster cannot be called {name!r}",
+                "use up to 31 lower-case letters, digits and hyphens, a letter first",
+            )
+        folder = cls._try(root / name)
+        if folder is None:
+            raise OffloadError(
+                f"a cluster called {name!r} is running",
+                f"attach to it with OffloadCluster.from_name({name!r}), or choose another name",
+            )
+        return folder
+
+    @classmethod
+    def _try(cls, path: Path) -> ClusterFolder | None:
+        folder = cls(path)
+        with contextlib.suppress(FileNotFoundError):
+            if folder.alive:
+                return None
+            folder.remove()
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            return None
+        # A socket's path may have 107 characters; said here rather than by bind().
+        if len(str(folder.supervisor_socket)) > 100:
+            folder.remove()
+            raise OffloadError(
+                f"the path {path} is too long for a socket", f"set {_ENV} to a shorter one"
+            )
+        return folder
+
+    @property
+    def alive(self) -> bool:
+        """True while its supervisor runs, or is being started.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such folder.
+        """
+        if not self.path.is_dir():
+            raise FileNotFoundError(self.path)
+        lock = self.path / "lock"
+        if not lock.exists():
+            # Made, and its supervisor has not come so far: as good as alive for a little while.
+            return self._young()
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def _young(self) -> bool:
+        import time
+
+        return time.time() - self.path.stat().st_mtime < 60
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock that says that the supervisor is alive. Raises OSError if it is held."""
+        with (self.path / "lock").open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the JSON file `name`; empty if it is not there (yet)."""
+        try:
+            value = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def write(self, name: str, value: object) -> Path:
+        """Write `value` as the JSON file `name`, whole or not at all, for this user's eyes only."""
+        partial = self.path / f".{name}.partial"
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(value), encoding="utf-8")
+        return partial.rename(self.path / name)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def cluster_folders() -> list[ClusterFolder]:
+    """Return the folders of all clusters of this user, dead ones included."""
+    return [ClusterFolder(path) for path in sorted(runtime_root().iterdir()) if path.is_dir()]

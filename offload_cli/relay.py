@@ -1,0 +1,119 @@
+"""`offload relay`: run a relay until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from pathlib import Path
+
+import click
+
+from offload_relay.lease import new_key
+from offload_relay.server import Relay, RelaySettings
+
+__all__ = ["relay"]
+
+_KEY_BYTES = 32
+
+
+class _Address(click.ParamType[tuple[str, int] | socket.socket]):
+    name = "HOST:PORT"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int] | socket.socket:
+        text = str(value)
+        if text.startswith("fd:") and text[3:].isdigit():
+            return socket.socket(fileno=int(text[3:]))
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            self.fail(f"{text!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
+        return host.strip("[]"), int(port)
+
+
+@click.command()
+@click.option(
+    "--public",
+    type=_Address(),
+    default="127.0.0.1:8300",
+    show_default=True,
+    help="Where agents connect (WebSocket). fd:N takes an inherited socket.",
+)
+@click.option(
+    "--dial",
+    type=_Address(),
+    default="127.0.0.1:8301",
+    show_default=True,
+    help="Where hub-side programs connect, with /health and /metrics. Keep it private.",
+)
+@click.option(
+    "--key-file",
+    "key_files",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    required=True,
+    help="File with the key that leases are signed with; made if it is not there. Give it twice "
+    "while a key is being replaced.",
+)
+@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def relay(
+    public: tuple[str, int] | socket.socket,
+    dial: tuple[str, int] | socket.socket,
+    key_files: tuple[Path, ...],
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Run a relay. Agents dial it from the sites; programs on this side reach them through it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("offload_relay.websockets").setLevel(logging.WARNING)
+    settings = RelaySettings(
+        keys=[_read_key(path) for path in key_files],
+        public=public,
+        dial=dial,
+        tls=_tls(tls_cert, tls_key),
+    )
+    try:
+        asyncio.run(_serve(settings))
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error.strerror}") from error
+
+
+async def _serve(settings: RelaySettings) -> None:
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    async with Relay(settings):
+        await ended.wait()
+
+
+def _read_key(path: Path) -> bytes:
+    """Return the key in `path`; make both if the file is not there."""
+    try:
+        if not path.exists():
+            path.touch(mode=0o600, exist_ok=False)
+            path.write_bytes(new_key())
+        if path.stat().st_mode & 0o077:
+            raise click.ClickException(f"{path} is open to others: chmod 600 {path}")
+        key = path.read_bytes()
+    except OSError as error:
+        raise click.ClickException(f"cannot read the key {path}: {error.strerror}") from error
+    if len(key) < _KEY_BYTES:
+        raise click.ClickException(
+            f"{path} holds {len(key)} bytes; a key has at least {_KEY_BYTES}"
+        )
+    return key
+
+
+def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise click.ClickException(f"{cert} and its key do not fit together") from error
+    return context

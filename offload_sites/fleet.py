@@ -1,0 +1,443 @@
+"""The one reconciler: keeps as many workers in jobs as are wanted. A thin loop around `fleet_plan`.
+
+Nothing here waits for a slow site: each site is polled, asked to submit and asked to cancel by
+tasks of its own, and `Fleet.step` decides on what is known by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from offload_sites.backend import SiteBackend
+from offload_sites.errors import OffloadError
+from offload_sites.fleet_plan import (
+    Failure,
+    FleetJob,
+    Policy,
+    decide,
+    failure_of,
+    stop_reason,
+)
+from offload_sites.jobs import AgentState, AgentStatus, JobLogs, JobSpec, SecretFiles
+
+__all__ = ["Fleet", "FleetSnapshot", "Recruiter", "SiteTrouble"]
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
+# How long a step waits for its sites before it decides with what it knows.
+_POLL_WAIT_S = 2.0
+_POLL_BUSY_S = 1.0
+_POLL_QUIET_S = 10.0
+_RELEASE_S = 90.0
+_CANCEL_AGAIN_S = 15.0
+_ENDED_KEPT = 100
+
+
+class Recruiter(Protocol):
+    """What a fleet asks of the layer above: it alone knows what the workers are."""
+
+    def prepare(
+        self, site: str, workers: int, keys: Sequence[str]
+    ) -> tuple[JobSpec, Mapping[str, SecretFiles]]:
+        """Return the spec of jobs with `workers` workers each at `site`, and each job's secrets."""
+
+    async def retire(self, job: FleetJob, workers: int) -> None:
+        """Let `workers` workers of `job` hand over their results and end. Safe to cancel."""
+
+    def idle_first(self) -> Sequence[str]:
+        """Return keys of working jobs in the order in which they are best let go."""
+
+
+@dataclass(frozen=True)
+class SiteTrouble:
+    """Why a site is not used at present."""
+
+    since: datetime
+    message: str
+    hint: str = ""
+    final: bool = False
+    attempt: int = 0
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class FleetSnapshot:
+    """All that can be shown of a fleet. `stopped` says why nothing is submitted, if so."""
+
+    wanted: int
+    jobs: tuple[FleetJob, ...]
+    stopped: str
+    failures: tuple[Failure, ...]
+    troubles: Mapping[str, SiteTrouble]
+    polled: datetime | None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Fleet:
+    """Workers in jobs at one or more sites.
+
+    Parameters
+    ----------
+    prefix : str
+        Start of all keys; unique to this fleet.
+    sites : mapping
+        Name to back end, already entered, in order of preference.
+    recruiter : Recruiter
+        The layer above.
+    policies : mapping
+        Name of the site to its policy: how many workers one job runs there, and how patient to be.
+    clock : callable
+        Returns aware UTC.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        sites: Mapping[str, SiteBackend],
+        recruiter: Recruiter,
+        policies: Mapping[str, Policy],
+        *,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self._prefix = prefix
+        self._sites = sites
+        self._recruiter = recruiter
+        self._policies = policies
+        self._clock = clock
+        self._serial = 0
+        self._jobs: dict[str, FleetJob] = {}
+        self._failures: list[Failure] = []
+        self._troubles: dict[str, SiteTrouble] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._polled: dict[str, datetime] = {}
+        self._closing = ""
+        #: How many workers there should be.
+        self.wanted = 0
+
+    # --- what others see -----------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> Sequence[FleetJob]:
+        """All jobs, the oldest first; ended ones for a while."""
+        return tuple(self._jobs.values())
+
+    @property
+    def stopped(self) -> str:
+        """Why no more jobs are submitted; empty if the refill goes on."""
+        refused = [self._troubles[s] for s in self._sites if s in self._troubles]
+        if len(refused) == len(self._sites) and all(trouble.final for trouble in refused):
+            return refused[0].message
+        policy = self._policies[next(iter(self._sites))]
+        wanted_jobs = -(-self.wanted // policy.workers_per_job)
+        return stop_reason(self._failures, self._clock(), wanted_jobs, policy)
+
+    def snapshot(self) -> FleetSnapshot:
+        """Return all that can be shown."""
+        return FleetSnapshot(
+            self.wanted,
+            tuple(self.jobs),
+            self.stopped,
+            tuple(self._failures),
+            dict(self._troubles),
+            min(self._polled.values(), default=None),
+        )
+
+    async def logs(self, job: FleetJob) -> JobLogs:
+        """Return what `job` has printed. Raises as `SiteBackend.logs` does."""
+        if job.handle is None:
+            raise OffloadError(f"job {job.key} has not been accepted by its site yet")
+        return await self._sites[job.site].logs(job.handle)
+
+    def retry(self) -> None:
+        """Forget past failures and refusals, and start the refill again."""
+        self._failures.clear()
+        self._troubles.clear()
+
+    # --- the loop's body -----------------------------------------------------------------------
+
+    async def step(self, agents: Mapping[str, AgentStatus]) -> None:
+        """See what there is, and do what brings it nearer to what is wanted.
+
+        Parameters
+        ----------
+        agents : mapping
+            Key to what the relay says; a job that is missing here has no agent.
+
+        Notes
+        -----
+        Takes at most about two seconds however slow the sites are. Cancelling is safe.
+        """
+        for key, job in self._jobs.items():
+            agent = agents.get(key) or _missing(job.agent, self._clock())
+            self._jobs[key] = job.seen(job.status, agent, self._clock())
+        await self._poll()
+        self._note_failures()
+        self._act()
+        self._forget()
+
+    async def _poll(self) -> None:
+        polls = [self._run("poll", site, self._poll_site) for site in self._sites]
+        waiting = [task for task in polls if task is not None]
+        if waiting:
+            await asyncio.wait(waiting, timeout=_POLL_WAIT_S)
+
+    def _run(
+        self, what: str, site: str, action: Callable[[str], Awaitable[None]]
+    ) -> asyncio.Task[None] | None:
+        """Start `action(site)` unless the last one is still on its way."""
+        running = self._tasks.get((what, site))
+        if running is not None and not running.done():
+            return running
+        if what == "poll" and not self._poll_due(site):
+            return None
+
+        async def guarded() -> None:
+            try:
+                await action(site)
+            except OffloadError as error:
+                self._note_trouble(site, error)
+            except Exception:  # the loop must survive; the traceback is logged
+                log.exception("site %s: %s failed", site, what)
+
+        task = asyncio.create_task(guarded(), name=f"fleet-{what}-{site}")
+        self._tasks[what, site] = task
+        return task
+
+    def _poll_due(self, site: str) -> bool:
+        jobs = [job for job in self._jobs.values() if job.site == site and not job.ended]
+        if not any(job.handle for job in jobs):
+            return False
+        quiet = all(job.agent.state is AgentState.CONNECTED and job.counts for job in jobs)
+        last = self._polled.get(site)
+        interval_s = _POLL_QUIET_S if quiet else _POLL_BUSY_S
+        return last is None or self._clock() - last >= timedelta(seconds=interval_s)
+
+    async def _poll_site(self, site: str) -> None:
+        asked = {
+            job.handle: job.key
+            for job in self._jobs.values()
+            if job.site == site and job.handle is not None and not job.ended
+        }
+        statuses = await self._sites[site].status(list(asked))
+        self._polled[site] = self._clock()
+        for handle, status in statuses.items():
+            job = self._jobs.get(asked.get(handle, ""))
+            if job is not None:
+                seen = job.seen(status, job.agent, self._clock())
+                if seen.status.state is not job.status.state:
+                    log.info(
+                        "job %s (%s): %s -> %s: %s",
+                        handle,
+                        job.key,
+                        job.status.state.name,
+                        seen.status.state.name,
+                        status.reason,
+                    )
+                self._jobs[job.key] = seen
+
+    def _note_failures(self) -> None:
+        now = self._clock()
+        for job in list(self._jobs.values()):
+            if any(failure.key == job.key for failure in self._failures):
+                continue
+            failure = failure_of(job, now, self._policies[job.site])
+            if failure is not None:
+                log.warning("job %s failed at %s: %s", job.key, job.site, failure.reason)
+                self._failures.append(failure)
+                if not job.ended:
+                    self._leave(job.key, failure.reason)
+
+    def _act(self) -> None:
+        policy = self._policies[next(iter(self._sites))]
+        if not self._closing:
+            site = self._choose_site()
+            policy = self._policies[site] if site else policy
+            plan = decide(
+                tuple(self._jobs.values()),
+                self.wanted,
+                policy,
+                idle_first=self._recruiter.idle_first(),
+            )
+            for key in plan.cancel:
+                self._leave(key, "no longer wanted")
+            for key in plan.release:
+                self._release(key)
+            for key, count in plan.trim.items():
+                self._trim(key, count)
+            if plan.submit and site and not self.stopped:
+                self._enlist(site, plan.submit)
+        for site in self._sites:
+            if self._unconfirmed(site):
+                self._run("submit", site, self._submit_site)
+            if self._to_cancel(site):
+                self._run("cancel", site, self._cancel_site)
+
+    def _choose_site(self) -> str | None:
+        """Return the first site without trouble; None if all have some."""
+        return next((site for site in self._sites if site not in self._troubles), None)
+
+    # --- submitting ----------------------------------------------------------------------------
+
+    def _enlist(self, site: str, sizes: Iterable[int]) -> None:
+        """Give new jobs their keys; from now on they count, and are never made twice."""
+        now = self._clock()
+        for size in sizes:
+            self._serial += 1
+            key = f"{self._prefix}-{self._serial}"
+            self._jobs[key] = FleetJob(key, site, size, submitted=now)
+
+    def _unconfirmed(self, site: str) -> list[FleetJob]:
+        trouble = self._troubles.get(site)
+        if trouble and (trouble.final or (trouble.retry_at and self._clock() < trouble.retry_at)):
+            return []
+        return [j for j in self._jobs.values() if j.site == site and not j.handle and j.counts]
+
+    async def _submit_site(self, site: str) -> None:
+        sizes = Counter(job.workers for job in self._unconfirmed(site))
+        for size in sizes:
+            keys = [job.key for job in self._unconfirmed(site) if job.workers == size]
+            if not keys:
+                continue
+            try:
+                spec, secrets = self._recruiter.prepare(site, size, keys)
+                handles = await self._sites[site].submit(spec, secrets)
+            except OffloadError as error:
+                if not error.transient:
+                    for key in keys:
+                        self._jobs.pop(key, None)
+                raise
+            self._troubles.pop(site, None)
+            log.info("site %s: submitted %d jobs of %d workers", site, len(handles), size)
+            for key, handle in handles.items():
+                if key in self._jobs:
+                    self._jobs[key] = replace(self._jobs[key], handle=handle)
+
+    def _note_trouble(self, site: str, error: OffloadError) -> None:
+        now = self._clock()
+        old = self._troubles.get(site)
+        attempt = old.attempt + 1 if old else 0
+        wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311
+        self._troubles[site] = SiteTrouble(
+            since=old.since if old else now,
+            message=error.message,
+            hint=error.hint,
+            final=not error.transient,
+            attempt=attempt,
+            retry_at=now + timedelta(seconds=wait_s) if error.transient else None,
+        )
+        if old is None:
+            log.warning("site %s: %s", site, error)
+
+    # --- letting go ----------------------------------------------------------------------------
+
+    def _leave(self, key: str, reason: str) -> None:
+        self._jobs[key] = replace(self._jobs[key], leaving=reason)
+
+    def _release(self, key: str) -> None:
+        """Retire a working job as a whole; it is cancelled once its workers have handed over."""
+        job = self._jobs[key]
+        # Far enough in the past or future, `cancel_asked` also says when to cancel next.
+        self._jobs[key] = replace(
+            job,
+            leaving="no longer wanted",
+            cancel_asked=self._clock() + timedelta(seconds=_RELEASE_S - _CANCEL_AGAIN_S),
+        )
+
+        async def release(_: str) -> None:
+            try:
+                async with asyncio.timeout(_RELEASE_S):
+                    await self._recruiter.retire(job, job.workers)
+            except TimeoutError:
+                log.warning("job %s: its workers did not hand over in %.0f s", key, _RELEASE_S)
+            if key in self._jobs:
+                self._jobs[key] = replace(self._jobs[key], cancel_asked=None)
+
+        self._run(f"release {key}", job.site, release)
+
+    def _trim(self, key: str, count: int) -> None:
+        job = self._jobs[key]
+        self._jobs[key] = replace(job, workers=job.workers - count)
+
+        async def trim(_: str) -> None:
+            await self._recruiter.retire(job, count)
+
+        self._run(f"trim {key} to {job.workers - count}", job.site, trim)
+
+    def _to_cancel(self, site: str) -> list[FleetJob]:
+        again = self._clock() - timedelta(seconds=_CANCEL_AGAIN_S)
+        return [
+            job
+            for job in self._jobs.values()
+            if job.site == site
+            and job.leaving
+            and not job.ended
+            and (job.cancel_asked is None or job.cancel_asked < again)
+        ]
+
+    async def _cancel_site(self, site: str) -> None:
+        jobs = self._to_cancel(site)
+        backend = self._sites[site]
+        if any(job.handle is None for job in jobs):
+            # A submission that was cut off may have gone through.
+            found = await backend.find(self._prefix + "-")
+            for job in jobs:
+                if job.handle is None and job.key in found:
+                    self._jobs[job.key] = replace(job, handle=found[job.key])
+                elif job.handle is None:
+                    del self._jobs[job.key]
+            jobs = [self._jobs[job.key] for job in jobs if job.key in self._jobs]
+        await backend.cancel([job.handle for job in jobs if job.handle is not None])
+        for job in jobs:
+            if job.key in self._jobs:
+                self._jobs[job.key] = replace(self._jobs[job.key], cancel_asked=self._clock())
+
+    def _forget(self) -> None:
+        ended = [job.key for job in self._jobs.values() if job.ended]
+        for key in ended[:-_ENDED_KEPT]:
+            del self._jobs[key]
+        for task_key, task in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[task_key]
+
+    # --- the end -------------------------------------------------------------------------------
+
+    async def close(self, *, timeout_s: float = 30.0) -> list[FleetJob]:
+        """End all jobs, and return those that the site has not confirmed as ended in time.
+
+        Never raises for a site that is silent: its jobs are among those returned.
+        """
+        self._closing, self.wanted = "closing", 0
+        for job in self._jobs.values():
+            if not job.ended:
+                self._jobs[job.key] = replace(job, leaving="its cluster ends", cancel_asked=None)
+        self._troubles.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while rest := [job for job in self._jobs.values() if not job.ended]:
+                    self._polled.clear()
+                    await self.step({job.key: job.agent for job in rest})
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            pass
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        return [job for job in self._jobs.values() if not job.ended]
+
+
+def _missing(agent: AgentStatus, now: datetime) -> AgentStatus:
+    """Return the status of an agent that the relay does not list: one that was there is lost."""
+    if agent.state is AgentState.CONNECTED:
+        return replace(agent, state=AgentState.LOST, since=now)
+    return agent

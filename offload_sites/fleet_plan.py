@@ -1,0 +1,315 @@
+"""What a fleet should do next: pure decisions on wanted against seen, over jobs.
+
+Theory of operation
+-------------------
+A fleet keeps `wanted` workers alive in jobs that run several workers each. Jobs that are queued,
+held, running, not yet accepted, or of a silent site all count as coming: UNKNOWN is never an end,
+and nothing is ever submitted because a site does not answer. What has ended unasked is replaced,
+within two budgets:
+
+* *start failures*: jobs that failed before they were of use. Three that fail in the same way stop
+  the refill: the fourth would fail too.
+* *losses*: jobs that worked and then ended. They are replaced up to a budget per hour.
+
+Scaling down takes jobs that are not working first (the newest, which have waited least), then whole
+working jobs, and at last single workers of one job.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
+
+__all__ = [
+    "Failure",
+    "FleetJob",
+    "Plan",
+    "Policy",
+    "Word",
+    "decide",
+    "failure_of",
+    "split_workers",
+    "stop_reason",
+    "word_of",
+]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient and how persistent a fleet is.
+
+    Parameters
+    ----------
+    workers_per_job : int
+        Most workers that one job runs.
+    start_timeout : timedelta
+        How long a running job may be without its agent before it is replaced.
+    hold_timeout : timedelta
+        How long a held job is left alone: a site's administrator, or the site, may release it.
+    lost_timeout : timedelta
+        How long the agent of a running job may be lost before the job is replaced.
+    short_life : timedelta
+        A job that ends within this time of its agent's arrival counts as a start failure.
+    same_failures : int
+        Start failures of one kind that stop the refill.
+    losses_per_hour : int
+        Losses per hour that are replaced, on top of twice the number of wanted jobs.
+    """
+
+    workers_per_job: int = 1
+    start_timeout: timedelta = timedelta(minutes=10)
+    hold_timeout: timedelta = timedelta(minutes=5)
+    lost_timeout: timedelta = timedelta(minutes=10)
+    short_life: timedelta = timedelta(seconds=60)
+    same_failures: int = 3
+    losses_per_hour: int = 3
+
+
+@dataclass(frozen=True)
+class FleetJob:
+    """One job of a fleet, as far as it is known.
+
+    `handle` is None until the site has confirmed it; `leaving` says why it is to end, if it is;
+    `connected` is when its agent first came.
+    """
+
+    key: str
+    site: str
+    workers: int
+    submitted: datetime
+    handle: JobHandle | None = None
+    status: JobStatus = field(default_factory=lambda: JobStatus(JobState.UNKNOWN))
+    agent: AgentStatus = field(default_factory=AgentStatus)
+    connected: datetime | None = None
+    leaving: str = ""
+    cancel_asked: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True once the site has said that it is over."""
+        return self.status.state.ended
+
+    @property
+    def counts(self) -> bool:
+        """True if its workers are there or coming."""
+        return not self.ended and not self.leaving
+
+    def seen(self, status: JobStatus, agent: AgentStatus, now: datetime) -> FleetJob:
+        """Return this job with what the site and the relay say at `now`."""
+        if status.state is JobState.UNKNOWN and self.status.state is not JobState.UNKNOWN:
+            # The last known state stays; only the reason tells that it is not fresh.
+            status = replace(self.status, reason=status.reason, said=status.said)
+        came = self.connected or (now if agent.state is AgentState.CONNECTED else None)
+        return replace(self, status=status, agent=agent, connected=came)
+
+
+class Word(enum.Enum):
+    """What users are told of a job; jobs with equal words are counted together."""
+
+    SUBMITTED = "submitted"
+    QUEUED = "queued"
+    HELD = "held"
+    STARTING = "starting"
+    WORKING = "working"
+    LOST = "lost"
+    LEAVING = "leaving"
+    ENDED = "ended"
+
+
+def word_of(job: FleetJob) -> Word:
+    """Return the one word that tells where `job` is, from both of its axes."""
+    if job.ended:
+        return Word.ENDED
+    if job.leaving:
+        return Word.LEAVING
+    if job.agent.state is AgentState.CONNECTED:
+        return Word.WORKING
+    if job.agent.state is AgentState.LOST:
+        return Word.LOST
+    words = {
+        JobState.QUEUED: Word.QUEUED,
+        JobState.HELD: Word.HELD,
+        JobState.RUNNING: Word.STARTING,
+    }
+    return words.get(job.status.state, Word.SUBMITTED)
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that ended unasked. `early`: before it was of use."""
+
+    key: str
+    site: str
+    when: datetime
+    reason: str
+    said: str = ""
+    hint: str = ""
+    early: bool = True
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Equal for failures that are the same to a person: numbers and names of jobs differ."""
+        return self.site, re.sub(r"[0-9a-f]{6,}|\d+", "#", self.reason or self.said)
+
+
+def failure_of(job: FleetJob, now: datetime, policy: Policy) -> Failure | None:
+    """Return why `job` is a failure at `now`; None while there is hope, or if we ended it."""
+    if job.leaving:
+        return None
+    reason, hint = _trouble(job, now, policy)
+    if not reason:
+        return None
+    early = job.connected is None or now - job.connected < policy.short_life
+    return Failure(job.key, job.site, now, reason, job.status.said, hint, early)
+
+
+def _trouble(job: FleetJob, now: datetime, policy: Policy) -> tuple[str, str]:
+    status, agent = job.status, job.agent
+    if status.state is JobState.TIMED_OUT:
+        return "", ""
+    if job.ended:
+        # The agent was nearer to what happened than the site.
+        return agent.ended or status.reason, agent.hint or status.hint
+    since = status.since or job.submitted
+    if status.state is JobState.HELD and now - since > policy.hold_timeout:
+        return f"held by the site: {status.reason}", status.hint
+    if status.state is JobState.RUNNING:
+        if job.connected is None and now - since > policy.start_timeout:
+            minutes = policy.start_timeout.total_seconds() / 60
+            return (
+                f"it runs, but its agent has not come within {minutes:g} min",
+                "the site may not reach the relay, or the image has no Python: read the job's log",
+            )
+        lost = agent.state is AgentState.LOST and agent.since is not None
+        if lost and agent.since is not None and now - agent.since > policy.lost_timeout:
+            return "the connection to its agent was lost and did not come back", ""
+    return "", ""
+
+
+def stop_reason(failures: Iterable[Failure], now: datetime, jobs: int, policy: Policy) -> str:
+    """Return why no more jobs are submitted; empty if the refill may go on.
+
+    Parameters
+    ----------
+    failures : iterable of Failure
+        Since the last time that the refill was started.
+    now : datetime
+        Aware UTC.
+    jobs : int
+        How many jobs are wanted altogether.
+    policy : Policy
+        The budgets.
+    """
+    failures = list(failures)
+    kinds = Counter(failure.kind for failure in failures if failure.early)
+    if kinds:
+        kind, count = kinds.most_common(1)[0]
+        if count >= policy.same_failures:
+            last = next(f for f in reversed(failures) if f.kind == kind)
+            return f"{count} jobs failed in the same way at {last.site}: {last.reason}"
+    recent = [f for f in failures if now - f.when < timedelta(hours=1)]
+    budget = policy.losses_per_hour + 2 * jobs
+    if len(recent) > budget:
+        return f"{len(recent)} jobs were lost within an hour, more than the budget of {budget}"
+    return ""
+
+
+# --- plan ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now.
+
+    Parameters
+    ----------
+    submit : tuple of int
+        Workers of each new job.
+    cancel : tuple of str
+        Keys of jobs that do not work yet.
+    release : tuple of str
+        Keys of working jobs to be retired as a whole.
+    trim : mapping
+        Key of a working job to how many of its workers are to be retired.
+    """
+
+    submit: tuple[int, ...] = ()
+    cancel: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    trim: Mapping[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.submit or self.cancel or self.release or self.trim)
+
+
+def split_workers(count: int, most: int) -> tuple[int, ...]:
+    """Return the sizes of as few jobs as run `count` workers, at most `most` each.
+
+    Sizes differ by one at most, so that a whole fleet is one or two submissions.
+    """
+    if count <= 0:
+        return ()
+    jobs = -(-count // most)
+    size, larger = divmod(count, jobs)
+    return (size + 1,) * larger + (size,) * (jobs - larger)
+
+
+def decide(
+    jobs: Sequence[FleetJob], wanted: int, policy: Policy, *, idle_first: Sequence[str] = ()
+) -> Plan:
+    """Return what brings the workers of `jobs` to `wanted`.
+
+    Parameters
+    ----------
+    jobs : sequence of FleetJob
+        All of the fleet's jobs, in any order.
+    wanted : int
+        Workers, at least 0.
+    policy : Policy
+        Gives the size of new jobs.
+    idle_first : sequence of str
+        Keys of working jobs in the order in which they are best let go; others go last, the newest
+        first.
+    """
+    alive = [job for job in jobs if job.counts]
+    surplus = sum(job.workers for job in alive) - wanted
+    if surplus < 0:
+        return Plan(submit=split_workers(-surplus, policy.workers_per_job))
+    cancel: list[str] = []
+    release: list[str] = []
+    for job in sorted(alive, key=lambda job: _letting_go(job, idle_first)):
+        if 0 < job.workers <= surplus:
+            surplus -= job.workers
+            (release if word_of(job) is Word.WORKING else cancel).append(job.key)
+    gone = {*cancel, *release}
+    working = [job for job in alive if job.key not in gone and word_of(job) is Word.WORKING]
+    if surplus and working:
+        # Fewer than a whole job. A job that is still queued keeps its place: it is trimmed later.
+        smallest = min(working, key=lambda job: (job.workers, job.key))
+        trim = {smallest.key: surplus} if smallest.workers > surplus else {}
+        return Plan((), tuple(cancel), tuple(release), trim)
+    return Plan((), tuple(cancel), tuple(release))
+
+
+_ORDER = {
+    Word.SUBMITTED: 0,
+    Word.HELD: 1,
+    Word.QUEUED: 2,
+    Word.LOST: 3,
+    Word.STARTING: 4,
+    Word.WORKING: 5,
+}
+
+
+def _letting_go(job: FleetJob, idle_first: Sequence[str]) -> tuple[int, int, float]:
+    idle = idle_first.index(job.key) if job.key in idle_first else len(idle_first)
+    return _ORDER[word_of(job)], idle, -job.submitted.timestamp()
