@@ -140,7 +140,9 @@ class RelayConnector(TLSConnector):
                 await _handshake(stream, "CONNECT", endpoint, reach.token)
                 stream = await stream.start_tls(False, **self._get_connect_args(**connection_args))
             except BaseException:
-                stream.close()
+                # A stream that was on its way to TLS has given its socket away.
+                if stream.socket is not None:
+                    stream.close()
                 raise
             if stream.closed() and stream.error:
                 raise StreamClosedError(stream.error)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from offload_relay.listener import StreamServer
 from offload_sites.errors import OffloadError
 
 __all__ = ["Caller", "Handler", "RpcClient", "RpcServer"]
@@ -57,41 +58,29 @@ class RpcServer:
         self._path = path
         self._handlers = handlers
         self._on_close = on_close
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = StreamServer(self._serve, limit=_LINE_BYTES)
 
     async def __aenter__(self) -> Self:
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._accept, self._path, limit=_LINE_BYTES)
+        await self._server.start(path=self._path)
         self._path.chmod(0o600)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._server is not None  # noqa: S101  # entered
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.stop()
         self._path.unlink(missing_ok=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         caller = Caller()
         calls: set[asyncio.Task[None]] = set()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio runs this in a task
-        self._tasks.add(task)
         try:
             while line := await reader.readline():
                 call = asyncio.create_task(self._call(caller, line, writer))
                 calls.add(call)
                 call.add_done_callback(calls.discard)
-        except (OSError, ValueError):
-            log.warning("a connection to %s broke", self._path.name)
         finally:
-            self._tasks.discard(task)
             for call in calls:
                 call.cancel()
-            writer.close()
             self._on_close(caller)
 
     async def _call(self, caller: Caller, line: bytes, writer: asyncio.StreamWriter) -> None:

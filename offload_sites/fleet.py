@@ -118,6 +118,7 @@ class Fleet:
         self._serial = 0
         self._jobs: dict[str, FleetJob] = {}
         self._failures: list[Failure] = []
+        self._noted: set[str] = set()
         self._troubles: dict[str, SiteTrouble] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._polled: dict[str, datetime] = {}
@@ -249,12 +250,13 @@ class Fleet:
     def _note_failures(self) -> None:
         now = self._clock()
         for job in list(self._jobs.values()):
-            if any(failure.key == job.key for failure in self._failures):
+            if job.key in self._noted:
                 continue
             failure = failure_of(job, now, self._policies[job.site])
             if failure is not None:
                 log.warning("job %s failed at %s: %s", job.key, job.site, failure.reason)
                 self._failures.append(failure)
+                self._noted.add(job.key)
                 if not job.ended:
                     self._leave(job.key, failure.reason)
 
@@ -406,6 +408,7 @@ class Fleet:
         ended = [job.key for job in self._jobs.values() if job.ended]
         for key in ended[:-_ENDED_KEPT]:
             del self._jobs[key]
+            self._noted.discard(key)
         for task_key, task in list(self._tasks.items()):
             if task.done():
                 del self._tasks[task_key]

@@ -178,7 +178,8 @@ def _trouble(job: FleetJob, now: datetime, policy: Policy) -> tuple[str, str]:
         return "", ""
     if job.ended:
         # The agent was nearer to what happened than the site.
-        return agent.ended or status.reason, agent.hint or status.hint
+        reason = agent.ended or status.reason or f"the job ended ({status.state.value})"
+        return reason, agent.hint or status.hint
     since = status.since or job.submitted
     if status.state is JobState.HELD and now - since > policy.hold_timeout:
         return f"held by the site: {status.reason}", status.hint

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import secrets
 
 from offload_relay.agent.link import Link
 from offload_relay.errors import RelayError, RemoteProtocolError
+from offload_relay.listener import StreamServer, read_head
 from offload_relay.protocol import (
     LIMITS,
     Endpoint,
-    RequestHead,
-    parse_request_head,
     render_response_head,
 )
 from offload_relay.splice import TcpSide, WebSocketSide, splice
 
 __all__ = ["LoopbackPort"]
-
-log = logging.getLogger("offload-agent")
 
 # Below Dask's 30 s for one connect: a relay that restarts is waited for here, once, instead of by
 # a backoff in each worker that grows while nobody answers.
@@ -37,42 +33,22 @@ class LoopbackPort:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._server: asyncio.AbstractServer | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = StreamServer(self._serve, limit=LIMITS.message_bytes)
         self.secret = secrets.token_hex(16)
         self.address = ""
 
     async def start(self) -> None:
         """Listen on a free port."""
-        server = await asyncio.start_server(
-            self._accept, "127.0.0.1", 0, limit=LIMITS.message_bytes, backlog=1024
-        )
-        self._server = server
-        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await self._server.start(host="127.0.0.1", port=0)
+        self.address = f"127.0.0.1:{self._server.port}"
 
     async def stop(self) -> None:
         """Close the port and all streams through it."""
-        if self._server is not None:
-            self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio runs this in a task
-        self._tasks.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, asyncio.TimeoutError):
-            log.debug("a dial of the payload broke off")
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+        await self._server.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head, early = await asyncio.wait_for(_read_head(reader), LIMITS.first_message_s)
+            head, early = await asyncio.wait_for(read_head(reader), LIMITS.first_message_s)
             if not hmac.compare_digest(head.bearer.encode(), self.secret.encode()):
                 writer.write(render_response_head(407, "not the payload of this agent"))
                 return
@@ -113,15 +89,3 @@ class LoopbackPort:
                 pass  # nothing is said on this connection; only its end counts
         finally:
             await self._link.unregister(endpoint)
-
-
-async def _read_head(reader: asyncio.StreamReader) -> tuple[RequestHead, bytes]:
-    data = b""
-    while True:
-        parsed = parse_request_head(data)
-        if parsed is not None:
-            return parsed
-        more = await reader.read(4096)
-        if not more:
-            raise ConnectionResetError
-        data += more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http
 import logging
 import socket
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from offload_relay.errors import LeaseError, RemoteProtocolError
 from offload_relay.lease import Lease, may_dial
+from offload_relay.listener import StreamServer, read_head
 from offload_relay.protocol import (
     CloseCode,
     Endpoint,
     RequestHead,
-    parse_request_head,
     render_response_head,
 )
 from offload_relay.server.endpoints import RefusedError
@@ -40,51 +39,25 @@ class DialPort:
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = StreamServer(self._serve, limit=relay.limits.message_bytes)
 
     @property
     def port(self) -> int:
         """The port it listens on."""
-        assert self._server is not None  # noqa: S101  # entered
-        return int(self._server.sockets[0].getsockname()[1])
+        return self._server.port
 
     async def __aenter__(self) -> Self:
-        settings = self._relay.settings
-        self._server = await asyncio.start_server(
-            self._accept,
-            **listen_on(settings.dial),
-            limit=settings.limits.message_bytes,
-            backlog=1024,
-        )
+        await self._server.start(**listen_on(self._relay.settings.dial))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        assert self._server is not None  # noqa: S101  # entered
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  # asyncio runs this in a task
-        self._tasks.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, TimeoutError):
-            log.debug("a dial broke off")
-        finally:
-            self._tasks.discard(task)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        await self._server.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         limits = self._relay.limits
         try:
             async with asyncio.timeout(limits.first_message_s):
-                head, early = await _read_head(reader)
+                head, early = await read_head(reader)
         except RemoteProtocolError as error:
             writer.write(render_response_head(400, error.message))
             return
@@ -136,15 +109,3 @@ def listen_on(where: tuple[str, int] | socket.socket) -> dict[str, Any]:
     if isinstance(where, socket.socket):
         return {"sock": where}
     return {"host": where[0], "port": where[1]}
-
-
-async def _read_head(reader: asyncio.StreamReader) -> tuple[RequestHead, bytes]:
-    data = b""
-    while True:
-        parsed = parse_request_head(data)
-        if parsed is not None:
-            return parsed
-        more = await reader.read(4096)
-        if not more:
-            raise ConnectionResetError
-        data += more

@@ -87,7 +87,7 @@ async def test_a_job_that_is_told_gone_ends_within_seconds_with_all_that_it_star
     async with Owner(kit.url, kit.token()) as owner:
         await owner.gone(["c7-1"], "scaled down")
         assert await agent.wait() == 0
-        seen = await eventually(lambda: owner.agents["c7-1"].get("reason"))
+        seen = await eventually(lambda: owner.agents.get("c7-1", {}).get("reason"))
     assert seen == "nobody needs this job any more: scaled down"
     assert processes_in(agent.folder) == []
 
@@ -203,7 +203,7 @@ async def test_a_payload_killed_by_a_signal_is_told_apart_from_one_that_failed(k
     async with Owner(kit.url, kit.token()) as owner:
         agent = await kit.agent(payload="import os; os.kill(os.getpid(), 9)")
         assert await agent.wait() == 128 + 9
-        seen = await eventually(lambda: owner.agents["c7-1"].get("reason"))
+        seen = await eventually(lambda: owner.agents.get("c7-1", {}).get("reason"))
         assert seen == "the payload was killed by signal 9 (SIGKILL)"
 
 

@@ -1,0 +1,261 @@
+"""The loop around the plan, on a fake site: nothing is doubled, nothing is forgotten."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from offload_sites.fleet import Fleet
+from offload_sites.fleet_plan import Policy, Word, word_of
+from offload_sites.jobs import AgentState, AgentStatus, JobSpec, Resources
+from offload_sites.testing import FakeSite
+
+
+class Clock:
+    def __init__(self):
+        self.now = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+    def __call__(self):
+        return self.now
+
+    def tick(self, **delta):
+        self.now += timedelta(**delta)
+
+
+class Crew:
+    """The layer above: remembers what it was asked, and retires at once."""
+
+    def __init__(self):
+        self.retired = []
+        self.idle = []
+
+    def prepare(self, site, workers, keys):
+        spec = JobSpec(("work", str(workers)), Resources(workers), timedelta(hours=8))
+        return spec, {key: {"lease": key.encode()} for key in keys}
+
+    async def retire(self, job, workers):
+        self.retired.append((job.key, workers))
+
+    def idle_first(self):
+        return self.idle
+
+
+class Stage:
+    def __init__(self, **sites):
+        self.clock = Clock()
+        self.crew = Crew()
+        self.sites = {name: FakeSite(name, self.clock, **kw) for name, kw in sites.items()}
+        policies = {name: Policy(workers_per_job=4) for name in sites}
+        self.fleet = Fleet("c7", self.sites, self.crew, policies, clock=self.clock)
+        self.agents = {}
+
+    @property
+    def site(self):
+        return next(iter(self.sites.values()))
+
+    async def steps(self, count=4, **delta):
+        for _ in range(count):
+            self.clock.tick(**(delta or {"seconds": 2}))
+            await self.fleet.step(self.agents)
+            for _ in range(200):  # let the fleet's own tasks finish: the fake site never waits
+                await asyncio.sleep(0)
+
+    def connect(self, *keys):
+        for key in keys:
+            self.agents[key] = AgentStatus(AgentState.CONNECTED, self.clock())
+
+    def words(self):
+        return [word_of(job).value for job in self.fleet.jobs]
+
+    def submits(self):
+        return [call for call in self.site.calls if call.method == "submit"]
+
+    async def working(self, workers):
+        self.fleet.wanted = workers
+        await self.steps()
+        self.site.start(*[job.key for job in self.fleet.jobs])
+        self.connect(*[job.key for job in self.fleet.jobs])
+        await self.steps()
+        assert set(self.words()) == {"working"}
+
+
+@pytest.fixture
+def stage():
+    return Stage(naples={})
+
+
+async def test_two_hundred_workers_of_equal_jobs_are_one_submission(stage):
+    stage.fleet.wanted = 200
+    await stage.steps()
+    assert len(stage.submits()) == 1
+    assert len(stage.site.jobs) == 50
+    await stage.steps(10)
+    assert len(stage.submits()) == 1
+
+
+async def test_jobs_are_followed_from_queued_to_working_to_ended(stage):
+    stage.fleet.wanted = 4
+    await stage.steps()
+    assert stage.words() == ["queued"]
+    stage.site.start("c7-1")
+    await stage.steps()
+    assert stage.words() == ["starting"]
+    stage.connect("c7-1")
+    await stage.steps()
+    assert stage.words() == ["working"]
+
+
+async def test_a_job_that_dies_is_replaced(stage):
+    await stage.working(8)
+    stage.site.fail("c7-2", exit_code=-9, reason="killed by signal 9 (SIGKILL)")
+    await stage.steps(30)
+    assert stage.words() == ["working", "ended", "queued"]
+    assert stage.fleet.snapshot().failures[0].reason == "killed by signal 9 (SIGKILL)"
+
+
+async def test_three_equal_failures_stop_the_refill_until_retry(stage):
+    stage.site.slots = 10
+    stage.site.program = lambda site, job: site.fail(job.key, reason="no such image")
+    stage.fleet.wanted = 4
+    await stage.steps(60)
+    assert len(stage.site.jobs) == 3
+    assert stage.fleet.stopped == "3 jobs failed in the same way at naples: no such image"
+    stage.site.program = None
+    stage.fleet.retry()
+    await stage.steps()
+    assert stage.fleet.stopped == ""
+    assert len(stage.site.jobs) == 4
+
+
+@pytest.mark.parametrize("queued", [0, 2, 5])
+async def test_a_submission_that_was_cut_off_is_made_again_under_the_same_keys(stage, queued):
+    stage.site.break_next_submit(after=queued)
+    stage.fleet.wanted = 20
+    await stage.steps(30)
+    assert len(stage.submits()) == 2
+    assert sorted(stage.site.jobs) == [f"c7-{n}" for n in range(1, 6)]
+    assert set(stage.words()) == {"queued"}
+    assert not stage.fleet.snapshot().troubles
+
+
+async def test_a_silent_site_ends_nothing_and_gets_no_second_submission(stage):
+    await stage.working(8)
+    stage.site.silent = True
+    await stage.steps(20, minutes=3)
+    assert set(stage.words()) == {"working"}
+    stage.site.silent = False
+    await stage.steps()
+    assert len(stage.site.jobs) == 2
+
+
+async def test_a_site_that_is_silent_from_the_start_is_asked_again_with_patience(stage):
+    stage.site.silent = True
+    stage.fleet.wanted = 8
+    await stage.steps(60, seconds=10)
+    trouble = stage.fleet.snapshot().troubles["naples"]
+    assert trouble.attempt < 20
+    stage.site.silent = False
+    await stage.steps(10, minutes=1)
+    assert sorted(stage.site.jobs) == ["c7-1", "c7-2"]
+    assert not stage.fleet.snapshot().troubles
+
+
+async def test_a_site_that_refuses_is_asked_once_and_its_words_are_shown(stage):
+    stage.site.rejects = "queue for group wp5 is closed"
+    stage.fleet.wanted = 8
+    await stage.steps(20)
+    assert len(stage.submits()) == 1
+    assert stage.fleet.stopped == "queue for group wp5 is closed"
+    assert stage.fleet.jobs == ()
+
+
+async def test_another_site_is_used_when_the_first_one_refuses():
+    stage = Stage(naples={}, bari={})
+    stage.sites["naples"].rejects = "closed"
+    stage.fleet.wanted = 8
+    await stage.steps(20)
+    assert len(stage.sites["bari"].jobs) == 2
+    assert stage.fleet.stopped == ""
+
+
+async def test_scaling_down_cancels_queued_jobs_and_disturbs_no_worker(stage):
+    await stage.working(8)
+    stage.fleet.wanted = 16
+    await stage.steps()
+    stage.fleet.wanted = 8
+    await stage.steps()
+    assert stage.words() == ["working", "working", "ended", "ended"]
+    assert stage.crew.retired == []
+
+
+async def test_scaling_down_retires_working_jobs_before_it_cancels_them(stage):
+    await stage.working(8)
+    stage.crew.idle = ["c7-1"]
+    stage.fleet.wanted = 4
+    await stage.steps()
+    assert stage.crew.retired == [("c7-1", 4)]
+    assert stage.words() == ["ended", "working"]
+
+
+async def test_less_than_a_job_is_retired_inside_it_and_the_job_stays(stage):
+    await stage.working(8)
+    stage.fleet.wanted = 7
+    await stage.steps(10)
+    assert stage.crew.retired == [("c7-1", 1)]
+    assert [job.workers for job in stage.fleet.jobs] == [3, 4]
+    assert len(stage.site.jobs) == 2
+
+
+async def test_a_job_that_may_or_may_not_be_queued_is_found_and_canceled(stage):
+    stage.site.break_next_submit(after=3)
+    stage.fleet.wanted = 20
+    await stage.steps(1)
+    stage.fleet.wanted = 0
+    await stage.steps(30)
+    assert all(job.status.state.ended for job in stage.site.jobs.values())
+    assert not [job for job in stage.fleet.jobs if not job.ended]
+
+
+async def test_a_cancel_that_the_site_did_not_hear_is_said_again(stage):
+    await stage.working(4)
+    stage.site.silent = True
+    stage.fleet.wanted = 0
+    await stage.steps(3)
+    stage.site.silent = False
+    await stage.steps(60, seconds=5)
+    assert stage.words() == ["ended"]
+
+
+async def test_an_agent_that_the_relay_forgot_is_lost_not_dead(stage):
+    await stage.working(4)
+    del stage.agents["c7-1"]
+    await stage.steps(3)
+    assert stage.words() == ["lost"]
+    stage.connect("c7-1")
+    await stage.steps(3)
+    assert stage.words() == ["working"]
+    assert len(stage.site.jobs) == 1
+
+
+async def test_a_job_whose_agent_never_comes_is_replaced(stage):
+    stage.fleet.wanted = 4
+    await stage.steps()
+    stage.site.start("c7-1")
+    await stage.steps(30, minutes=1)
+    assert stage.words() == ["ended", "queued"]
+
+
+async def test_close_ends_all_jobs_and_returns_none(stage):
+    await stage.working(8)
+    stage.fleet.wanted = 12
+    await stage.steps()
+    assert await stage.fleet.close() == []
+    assert all(job.status.state.ended for job in stage.site.jobs.values())
+
+
+async def test_close_returns_what_a_silent_site_has_not_confirmed(stage):
+    await stage.working(4)
+    stage.site.silent = True
+    left = await stage.fleet.close(timeout_s=0.5)
+    assert [job.key for job in left] == ["c7-1"]
+    assert word_of(left[0]) is Word.LEAVING
