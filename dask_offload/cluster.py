@@ -448,6 +448,10 @@ class OffloadCluster(Cluster):
         """Return all jobs with their states and reasons."""
         return list(self._snapshot.jobs)
 
+    def bytes_through_relay(self) -> Any:
+        """Return how many bytes the relay has carried for this cluster, both ways together."""
+        return self.sync(self._call, "carried")
+
     def logs(self, job: str | None = None) -> Any:
         """Return what one job (its key or its id at the site) has printed, or all jobs, by key."""
         return self.sync(self._logs, job)

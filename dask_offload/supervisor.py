@@ -51,6 +51,7 @@ _LIFETIME = timedelta(days=30)
 _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
 _START_S = 60.0
+_COUNTERS_S = 2.0
 # A loopback relay is away only while it restarts, unless the supervisor is dead: then nobody needs
 # the workers. A relay on another machine may be away for longer.
 _UNREACHABLE = {True: timedelta(seconds=60), False: timedelta(minutes=5)}
@@ -99,13 +100,14 @@ class Supervisor:
             self._catalog,
             Choice(**options["choice"]),
             purpose="workers",
-            groups=options.get("groups", []),
+            groups=None,  # who loads a catalog could as well edit it
         )
         self._authority = ClusterAuthority(self._id)
         self._owners = Owners(float(options["owner_grace_s"]))
         self._closing = asyncio.Event()
         self._closed: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._poked = asyncio.Event()
+        self._counted = asyncio.Event()
         self._changed = asyncio.Condition()
         self._adaptive: Adaptive | None = None
         self._adapted_s = 0.0
@@ -159,7 +161,7 @@ class Supervisor:
             stack.push_async_callback(self._relay_child.stop)
             await self._relay_child.start()
         self._owner = await stack.enter_async_context(
-            Owner(self._access.url, self._token, self._poked.set, tls=_tls(self._access))
+            Owner(self._access.url, self._token, self._agents_changed, tls=_tls(self._access))
         )
         backends = {
             name: await stack.enter_async_context(create_backend(name, self._catalog.sites[name]))
@@ -177,6 +179,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._closing.set)
         log.info("cluster %s is ready: scheduler %s", self._id, self._scheduler_at["address"])
+
+    def _agents_changed(self) -> None:
+        self._poked.set()
+        self._counted.set()
 
     def _write_scheduler_config(self) -> None:
         credential = self._authority.issue("scheduler", _LIFETIME)
@@ -256,9 +262,12 @@ class Supervisor:
         agents = {key: AgentStatus.from_entry(entry) for key, entry in self._owner.agents.items()}
         if not self._over:
             await self._fleet.step(agents)
+        self._count_bytes()
+        await self._publish()
+
+    def _count_bytes(self) -> None:
         for key, entry in self._owner.agents.items():
             self._carried[key] = int(entry.get("bytes_in", 0)) + int(entry.get("bytes_out", 0))
-        await self._publish()
 
     async def _ask_scheduler(self) -> None:
         try:
@@ -353,6 +362,7 @@ class Supervisor:
             "scale": self._scale,
             "adapt": self._adapt,
             "changes": self._changes,
+            "carried": self._bytes_carried,
             "logs": self._logs,
             "events": self._events,
             "retry": self._retry,
@@ -399,6 +409,16 @@ class Supervisor:
             async with asyncio.timeout(timeout_s), self._changed:
                 await self._changed.wait_for(lambda: self._snapshot.version > since)
         return self._snapshot.to_json()
+
+    async def _bytes_carried(self, _: Caller) -> int:
+        """Return how many bytes the relay has carried, counted at most a second or so ago."""
+        self._counted.clear()
+        with contextlib.suppress(TimeoutError):
+            # The relay tells when something has changed; if nothing has, the old count is right.
+            async with asyncio.timeout(_COUNTERS_S):
+                await self._counted.wait()
+        self._count_bytes()
+        return sum(self._carried.values())
 
     async def _logs(self, _: Caller, job: str | None) -> dict[str, str]:
         """Return the ends of the logs of one job, or of all that have some, by key."""

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 _PARKED = 4
 # Changes of many agents at once (200 workers coming back) travel as one message.
 _COALESCE_S = 0.05
-_COUNTERS_S = 5.0
+_COUNTERS_S = 1.0
 
 
 @dataclass(eq=False)

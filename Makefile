@@ -1,0 +1,45 @@
+# The one entry for people; noxfile.py holds what each target does. Needs Python >= 3.11 with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types unit contract integration docs netns wheel bench format lock clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Make the virtual environment with all that is locked.
+
+# pip checks every hash; the project itself is installed from this tree, so that edits count.
+$(STAMP): requirements/dev.txt pyproject.toml hatch_build.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "the module venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP) ## Analyse real data on workers of this computer. CHECK=1: check the result, ask nothing.
+	$(BIN)/python -m offload_cli.demo $(if $(CHECK),--check)
+
+test: $(STAMP) ## All tests that need nothing but Python packages.
+	$(BIN)/nox -s test
+
+lint types unit contract integration docs netns wheel: $(STAMP) ## One part of the checks.
+	$(BIN)/nox -s $@
+
+bench: $(STAMP) ## Measure, side by side; writes bench/results.
+	$(BIN)/nox -s bench
+
+format: $(STAMP) ## Put the sources into the common form.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## Renew requirements/dev.txt from pyproject.toml.
+	$(BIN)/nox -s lock
+
+clean: ## Remove what was made here.
+	rm -rf $(VENV) .venv-* dist build demo-output artefacts .nox .pytest_cache .mypy_cache .ruff_cache .hypothesis

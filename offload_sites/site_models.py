@@ -1,0 +1,217 @@
+"""What the catalog says of a site, one model per kind. Knows no back end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from offload_sites.fields import (
+    AbsolutePath,
+    CatalogModel,
+    Duration,
+    HostPort,
+    Line,
+    Memory,
+    Value,
+    distinct,
+)
+
+__all__ = [
+    "BUILTIN_SITES",
+    "BaseSite",
+    "Credential",
+    "HTCondorCESite",
+    "ImageForm",
+    "ImageRendering",
+    "InterlinkSite",
+    "KubernetesSite",
+    "LocalSite",
+    "Node",
+    "Toleration",
+]
+
+#: The field of an image that a site runs.
+ImageForm = Literal["cvmfs", "docker", "python"]
+
+
+class Node(CatalogModel):
+    """The largest job that one node of a site can take."""
+
+    cpus: int = Field(ge=1, description="Cores of one node.")
+    memory: Memory = Field(description="Memory of one node.")
+    gpus: int = Field(default=0, ge=0, description="GPUs of one node.")
+
+
+class BaseSite(CatalogModel):
+    """What every kind of site has. A new kind derives from it and narrows `kind` to its name."""
+
+    kind: str = Field(description="How this site is talked to.")
+    title: Line = Field(description="What users read.")
+    max_walltime: Duration = Field(description="The longest that a job may run.")
+    node: Node | None = Field(
+        default=None,
+        description="The largest job one node can take. How many workers share a job follows from "
+        "it; without it every worker is a job of its own.",
+    )
+    network: Literal["job", "site"] = Field(
+        default="job",
+        description="How far a worker's own address is good: within its job, or at the whole site "
+        "(its nodes reach one another, so workers of different jobs exchange data directly).",
+    )
+
+    @property
+    def image_form(self) -> ImageForm | None:
+        """Which form of an image this site runs; None if it can run any."""
+        return None
+
+
+class LocalSite(BaseSite):
+    """Processes on the machine that this program runs on."""
+
+    kind: Literal["local"]
+    network: Literal["job", "site"] = Field(default="site", description="As for every site.")
+    max_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most jobs that run at once; others wait. Not given: no limit.",
+    )
+    cpus: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most cores that the running jobs have asked for together; others wait. "
+        "Not given: no limit.",
+    )
+    directory: AbsolutePath | None = Field(
+        default=None,
+        description="Folder for the working directories of jobs. Not given: one in the user's home.",
+    )
+
+    @property
+    def image_form(self) -> ImageForm:
+        """A local site runs an interpreter, without a container."""
+        return "python"
+
+
+class Toleration(CatalogModel):
+    """A taint of Kubernetes nodes that jobs may ignore."""
+
+    key: Line = Field(description="Key of the taint.")
+    value: Value | None = Field(default=None, description="Its value. Not given: any.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Its effect. Not given: all of them."
+    )
+
+
+class _PodSite(BaseSite):
+    namespace: Line | None = Field(
+        default=None,
+        description="Namespace of the pods. Not given: that of the credentials in use.",
+    )
+    context: Line | None = Field(
+        default=None,
+        description="Context in the kubeconfig file. Not given: the current one, or within a cluster "
+        "its service account.",
+    )
+    tolerations: list[Toleration] = Field(default=[], description="Taints that pods may ignore.")
+
+
+class KubernetesSite(_PodSite):
+    """Plain pods in a Kubernetes cluster."""
+
+    kind: Literal["kubernetes"]
+    node_selector: dict[Line, Value] = Field(
+        default={}, description="Labels a node must have to run a pod."
+    )
+    image_pull_secrets: list[Line] = Field(
+        default=[], description="Secrets in the namespace that let a node pull the image."
+    )
+
+    @property
+    def image_form(self) -> ImageForm:
+        """A cluster pulls an image from a registry."""
+        return "docker"
+
+
+class ImageRendering(CatalogModel):
+    """How a site with Apptainer is given an image."""
+
+    render: Literal["cvmfs", "docker"] = Field(
+        default="cvmfs", description="The field of an image that is used."
+    )
+    bind: Annotated[list[AbsolutePath], AfterValidator(distinct)] = Field(
+        default=["/cvmfs"], description="Folders of the node that a job sees inside its container."
+    )
+
+
+class InterlinkSite(_PodSite):
+    """A virtual node of interLink, in a Kubernetes cluster, with a batch system behind it."""
+
+    kind: Literal["interlink"]
+    node_name: Line = Field(description="Name of the virtual node, as 'kubectl get nodes' has it.")
+    annotations: dict[Line, Value] = Field(
+        default={},
+        description="Annotations of every pod, for the plugin behind the node, for example "
+        "slurm-job.vk.io/flags with partition and account.",
+    )
+    images: ImageRendering = Field(
+        default=ImageRendering(), description="How the image is handed to the site."
+    )
+
+    @property
+    def image_form(self) -> ImageForm:
+        """What `images.render` says."""
+        return self.images.render
+
+
+class Credential(CatalogModel):
+    """The token that jobs are submitted with; every job runs as its own user."""
+
+    issuer: Line = Field(description="Name of the sign-in service that the hub gets tokens from.")
+    audience: Line | None = Field(
+        default=None, description="Whom the token is for. Not given: the collector of the site."
+    )
+    scope: Line = Field(
+        default="compute.create compute.read compute.modify compute.cancel",
+        description="What the token allows, in words parted by blanks.",
+    )
+
+
+class HTCondorCESite(BaseSite):
+    """An HTCondor-CE, or a plain remote schedd, reached with the user's token."""
+
+    kind: Literal["htcondor-ce"]
+    collector: HostPort = Field(
+        description="host:port of the collector, for a CE its own, as in ce1.example.org:9619."
+    )
+    schedd: Line | None = Field(
+        default=None,
+        description="Name of the schedd. Not given: the host of the collector, as for a CE.",
+    )
+    credential: Credential | None = Field(
+        default=None,
+        description="Which token to use. Not given: the one the environment offers (BEARER_TOKEN_FILE).",
+    )
+    disk: Memory = Field(
+        default=1024**3,
+        json_schema_extra={"default": "1GiB"},
+        description="Scratch space that a job asks for. Too much of it leaves nodes half empty.",
+    )
+    images: ImageRendering = Field(
+        default=ImageRendering(), description="How the image is handed to the site."
+    )
+
+    @property
+    def image_form(self) -> ImageForm:
+        """What `images.render` says."""
+        return self.images.render
+
+
+#: The kinds this project defines, whether or not their back ends are installed.
+BUILTIN_SITES: Mapping[str, type[BaseSite]] = {
+    "local": LocalSite,
+    "kubernetes": KubernetesSite,
+    "interlink": InterlinkSite,
+    "htcondor-ce": HTCondorCESite,
+}
