@@ -94,7 +94,8 @@ class WorkerJobs:
     places : mapping
         Name of a site to what matters of it.
     settings : mapping
-        `versions`, `version_check`, `preload`, `dask_config`, `register_timeout_s` for workers.
+        `versions`, `version_check`, `preload`, `dask_config`, `worker_config`,
+        `register_timeout_s` for workers.
     environment, labels : mapping
         For the payload; for people who look at a queue.
     """

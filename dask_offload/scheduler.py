@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _serve(folder: ClusterFolder, config: dict[str, Any]) -> None:
-    dask.config.set(config.get("dask_config", {}))
+    dask.config.update(dask.config.config, config["dask_config"])
     reach = config["reach"]
     set_reach(Reach(scope=reach["scope"], dial=reach["dial"], token=reach["token"]))
     tls = config["tls"]

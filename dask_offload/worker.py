@@ -129,7 +129,8 @@ def _preload(config: dict[str, Any]) -> None:
 
     from dask_offload.comm import Reach, RelayBackend, set_reach
 
-    dask.config.set(config.get("dask_config", {}))
+    dask.config.update(dask.config.config, config["dask_config"])
+    dask.config.set(config["worker_config"])
     # The image need not know us: no entry point there names this comm.
     distributed.comm.registry.backends["relay"] = RelayBackend()
     set_reach(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 import re
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def main() -> int:
         print(f"demo: the analysis ended with exit code {ran.returncode}", file=sys.stderr)
         return 1
     page = _OUTPUT / "index.html"
-    page.write_text(_PAGE.format(output=ran.stdout), encoding="utf-8")
+    page.write_text(_PAGE.format(output=html.escape(ran.stdout)), encoding="utf-8")
     print(f"done in {time.monotonic() - began_s:.0f} s; open {page} in a browser")
     return _judge(ran.stdout, picture) if check else 0
 

@@ -196,10 +196,19 @@ def _parts(value: object, context: dict[str, Any]) -> Parts:
         model = context["site_models"].get(kind) if isinstance(kind, str) else None
         return one(model, entry) if model else None
 
+    def named(entry: object) -> tuple[list[object], list[object]]:
+        parts = entry if isinstance(entry, dict) else {}
+        sites, images = parts.get("sites"), parts.get("images")
+        return (
+            sites if isinstance(sites, list) else [],
+            images if isinstance(images, list) else [],
+        )
+
     return Parts(
         {name: site(entry) for name, entry in entries("sites")},
         {name: one(Image, entry) for name, entry in entries("images")},
         {name: one(Profile, entry) for name, entry in entries("profiles")},
+        {name: named(entry) for name, entry in entries("profiles")},
     )
 
 
@@ -232,7 +241,8 @@ class _Found:
             self.add(loc[:-1], f"{show(loc[-1])} is missing")
         else:
             got = show(loc[-1]) if is_key else self._got(loc, error["input"])
-            self.add(loc, f"{_expectation(error)}, got {got}")
+            expected, mark, guess = _expectation(error).partition("; did you mean")
+            self.add(loc, f"{expected}, got {got}{mark}{guess}")
 
     def in_order(self) -> list[Problem]:
         """Return the problems by line, each once."""
@@ -254,7 +264,6 @@ def _expectation(error: ErrorDetails) -> str:
     """Return "expected …" for an error of pydantic."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "expectation":
-        # A guess comes after what was got; `expectation` has none but for kinds of sites.
         return error["msg"]
     if kind == "literal_error":
         return f"expected {context['expected']}"

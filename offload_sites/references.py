@@ -5,7 +5,7 @@ Works on whatever parts are sound, so that one wrong field hides no wrong name e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -19,6 +19,8 @@ __all__ = ["DEFAULT_WALLTIME", "Parts", "check_references"]
 #: Walltime of a profile that names none, if its sites allow that much.
 DEFAULT_WALLTIME = timedelta(hours=8)
 
+_A = {"site": "the name of a site", "image": "the name of an image"}
+
 
 @dataclass
 class Parts:
@@ -27,6 +29,8 @@ class Parts:
     sites: Mapping[str, BaseSite | None] = field(default_factory=dict)
     images: Mapping[str, Image | None] = field(default_factory=dict)
     profiles: Mapping[str, Profile | None] = field(default_factory=dict)
+    #: Sites and images that profiles which are not sound name, as far as these are texts.
+    names: Mapping[str, tuple[Sequence[object], Sequence[object]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, catalog: Catalog) -> Parts:
@@ -37,18 +41,27 @@ class Parts:
 def check_references(parts: Parts) -> Iterator[tuple[Path, str]]:
     """Yield path and sentence of each thing that does not fit together."""
     for name, profile in parts.profiles.items():
+        sites, images = parts.names.get(name, ((), ()))
         if profile is not None:
+            sites, images = profile.sites, [choice.name for choice in profile.images]
             for path, message in _check_profile(profile, parts):
                 yield ("profiles", name, *path), message
+        for path, message in (*_missing("site", sites, parts), *_missing("image", images, parts)):
+            yield ("profiles", name, *path), message
+
+
+def _missing(what: str, names: Sequence[object], parts: Parts) -> Iterator[tuple[Path, str]]:
+    known: Mapping[str, object] = getattr(parts, f"{what}s")
+    for index, name in enumerate(names):
+        if isinstance(name, str) and name not in known:
+            yield (
+                (f"{what}s", index),
+                f"expected {_A[what]} of this catalog ({join_names(known)}), "
+                f"got {name!r}{did_you_mean(name, known)}",
+            )
 
 
 def _check_profile(profile: Profile, parts: Parts) -> Iterator[tuple[Path, str]]:
-    for index, name in enumerate(profile.sites):
-        if name not in parts.sites:
-            yield ("sites", index), _unknown("site", name, parts.sites)
-    for index, choice in enumerate(profile.images):
-        if choice.name is not None and choice.name not in parts.images:
-            yield ("images", index), _unknown("image", choice.name, parts.images)
     walltime = profile.walltime
     if walltime.default and walltime.max and walltime.default > walltime.max:
         yield (
@@ -115,10 +128,3 @@ def _check_size(profile: Profile, name: str, site: BaseSite) -> Iterator[tuple[P
             f"expected at most {site.node.gpus} GPUs, as a node of site {name!r} has, "
             f"got {asked.gpus}",
         )
-
-
-def _unknown(what: str, name: str, known: Mapping[str, object]) -> str:
-    return (
-        f"expected the name of a{'n' if what[0] in 'aeiou' else ''} {what} ({join_names(known)}), "
-        f"got {name!r}{did_you_mean(name, known)}"
-    )
