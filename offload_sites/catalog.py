@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     Field,
     PlainValidator,
+    SerializeAsAny,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -265,7 +266,7 @@ class Catalog(CatalogModel):
         dict[
             Name,
             Annotated[
-                BaseSite,
+                SerializeAsAny[BaseSite],
                 PlainValidator(
                     _parse_site,
                     json_schema_input_type=Annotated[
@@ -297,7 +298,7 @@ def catalog_schema(site_models: Mapping[str, type[BaseSite]] = BUILTIN_SITES) ->
     for part in schema["properties"].values():
         part["additionalProperties"] = False  # a name that is no name; patternProperties has them
     (union,) = schema["properties"]["sites"]["patternProperties"].values()
-    for kind in site_models.keys() - BUILTIN_SITES.keys():
+    for kind in sorted(site_models.keys() - BUILTIN_SITES.keys()):
         model = site_models[kind]
         own = model.model_json_schema()
         schema["$defs"] |= own.pop("$defs", {}) | {model.__name__: own}

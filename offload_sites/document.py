@@ -198,8 +198,9 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
 
-for _name, _pattern, _firsts in _RESOLVERS:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z", re.ASCII), _firsts)
+_FORMS = {name: re.compile(rf"(?:{pattern})\Z", re.ASCII) for name, pattern, _ in _RESOLVERS}
+for _name, _, _firsts in _RESOLVERS:
+    _Loader.add_implicit_resolver(_TAG + _name, _FORMS[_name], _firsts)
 
 
 class _Builder:
@@ -238,21 +239,18 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode, path: Path, line: int) -> object:
         text, kind = node.value, node.tag.removeprefix(_TAG)
-        try:
-            if kind in ("str", "merge"):
-                return str(text)
-            if kind == "null":
-                return None
-            if kind == "bool":
-                return {"true": True, "false": False}[text.lower()]
-            if kind == "int":
-                return int(text)
-            if kind == "float":
-                return float(text)
-        except (KeyError, ValueError):
+        if kind in ("str", "merge"):
+            return str(text)
+        if kind not in _FORMS:
+            self._tell(line, f"the tag {show(node.tag)} means nothing here", path)
+        elif not _FORMS[kind].match(text):  # a tag that is written out, as in `!!int x`
             self._tell(line, f"{show(text)} is not of the type that its tag says", path)
-            return None
-        self._tell(line, f"the tag {show(node.tag)} means nothing here", path)
+        elif kind == "bool":
+            return text.lower() == "true"
+        elif kind == "int":
+            return int(text)
+        elif kind == "float":
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
@@ -270,12 +268,18 @@ class _Builder:
                 self._tell(line, said, path)
             else:
                 pairs[key_node.value] = (value_node, line)
+        done = {id(node)}
         for source in merged:
-            self._merge(source, pairs, path, node.start_mark.line + 1)
+            self._merge(source, pairs, path, node.start_mark.line + 1, done)
         return {key: self.build(value, (*path, key), line) for key, (value, line) in pairs.items()}
 
     def _merge(
-        self, source: yaml.Node, pairs: dict[str, tuple[yaml.Node, int]], path: Path, line: int
+        self,
+        source: yaml.Node,
+        pairs: dict[str, tuple[yaml.Node, int]],
+        path: Path,
+        line: int,
+        done: set[int],
     ) -> None:
         """Add to `pairs` what `<<: *source` brings, below what is there already."""
         sources = source.value if isinstance(source, yaml.SequenceNode) else [source]
@@ -283,6 +287,14 @@ class _Builder:
             if not isinstance(mapping, yaml.MappingNode):
                 self._tell(line, "expected a mapping, or a list of them, after '<<:'", path)
                 continue
+            if id(mapping) in done:  # also: a mapping that merges itself
+                continue
+            done.add(id(mapping))
+            further = []
             for key_node, value_node in mapping.value:
-                if isinstance(key_node, yaml.ScalarNode) and key_node.tag != _TAG + "merge":
+                if key_node.tag == _TAG + "merge":
+                    further.append(value_node)
+                elif isinstance(key_node, yaml.ScalarNode):
                     pairs.setdefault(key_node.value, (value_node, key_node.start_mark.line + 1))
+            for value_node in further:
+                self._merge(value_node, pairs, path, line, done)

@@ -19,6 +19,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    PlainSerializer,
     PlainValidator,
     WithJsonSchema,
 )
@@ -106,6 +107,14 @@ def _check_duration(value: object) -> timedelta:
     if value <= timedelta(0):
         raise expectation(f"{EXPECTED_DURATION}, longer than zero")
     return value
+
+
+def _write_duration(value: timedelta) -> str:
+    total = int(value.total_seconds())
+    for unit, seconds in (("h", 3600), ("m", 60)):
+        if total % seconds == 0:
+            return f"{total // seconds}{unit}"
+    return f"{total}s"
 
 
 def _check_memory(value: object) -> int:
@@ -199,6 +208,7 @@ def distinct(values: list[Any]) -> list[Any]:
 Duration = Annotated[
     timedelta,
     PlainValidator(_check_duration),
+    PlainSerializer(_write_duration, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "examples": ["24h", "90m"]}),
 ]
 #: A memory size in bytes, above zero, written with a unit.

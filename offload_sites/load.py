@@ -41,6 +41,7 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
+    "string_unicode": "text of whole characters",
     "is_instance_of": "a mapping",
 }
 
@@ -80,7 +81,7 @@ def check_catalog(path: FilePath) -> list[Problem]:
     try:
         text = _read(path)
     except CatalogError as error:
-        return [Problem(path.name, 1, "", error.problems[0].partition(": ")[2])]
+        return [Problem(path.name, 1, "", error.problems[0].removeprefix(f"{path.name}: "))]
     return _examine(text, path.name, site_models())[1]
 
 
@@ -225,8 +226,11 @@ class _Found:
         self.document.problems.append(Problem(self.name, place.line, render_path(at), message))
 
     def add_error(self, error: ErrorDetails, kinds: Mapping[str, type[BaseSite]]) -> None:
-        loc = tuple(step for step in error["loc"] if step != "[key]")
-        is_key = len(loc) != len(error["loc"])
+        loc = error["loc"]
+        # So pydantic marks what is said of a key itself; a key may also be called this.
+        is_key = loc[-1:] == ("[key]",) and loc not in self.document.places
+        if is_key:
+            loc = loc[:-1]
         kind = error["type"]
         if kind == "extra_forbidden":
             known = _known_keys(loc[:-1], self.document.value, kinds)
@@ -253,7 +257,8 @@ class _Found:
         if place is None or place.text is None or isinstance(value, str):
             return show(value)
         # As it stands in the file: `1e3` and not 1000.0, an empty value as nothing.
-        return place.text[:60] or "nothing"
+        text = place.text[:60]
+        return (text if text.isprintable() else show(text)) or "nothing"
 
 
 def _list(names: Iterator[str] | list[str]) -> str:

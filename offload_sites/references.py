@@ -12,7 +12,7 @@ from datetime import timedelta
 from offload_sites.catalog import BaseSite, Catalog, Image, Profile
 from offload_sites.document import Path
 from offload_sites.units import render_duration, render_memory
-from offload_sites.wording import did_you_mean, join_names
+from offload_sites.wording import did_you_mean, join_names, show
 
 __all__ = ["DEFAULT_WALLTIME", "Parts", "check_references"]
 
@@ -57,7 +57,7 @@ def _missing(what: str, names: Sequence[object], parts: Parts) -> Iterator[tuple
             yield (
                 (f"{what}s", index),
                 f"expected {_A[what]} of this catalog ({join_names(known)}), "
-                f"got {name!r}{did_you_mean(name, known)}",
+                f"got {show(name)}{did_you_mean(name, known)}",
             )
 
 

@@ -52,6 +52,14 @@ def site_kinds() -> Mapping[str, SiteKind]:
             # Another's package, or one of our extras that is not installed: all else still works.
             log.warning("sites of kind %r cannot be used: %s", entry.name, error)
             continue
+        except Exception:  # whatever a foreign module does while it is imported
+            log.warning("sites of kind %r cannot be used", entry.name, exc_info=True)
+            continue
+        if not isinstance(kind, SiteKind):
+            log.warning(
+                "sites of kind %r cannot be used: %s is no SiteKind", entry.name, entry.value
+            )
+            continue
         kinds[kind.name] = kind
     return kinds
 
