@@ -63,16 +63,19 @@ class Adaptive:
         now_s : float
             Seconds of any monotonic clock.
         """
-        bounds = self.bounds
+        grace_began_s = now_s - self.bounds.grace_s
         self._targets.append((now_s, target))
-        while self._targets and now_s - self._targets[0][0] > bounds.grace_s:
+        # A target holds until the next one, so the one before the grace time still counts.
+        while len(self._targets) > 1 and self._targets[1][0] <= grace_began_s:
             self._targets.popleft()
         needed = self._clamp(self._whole_jobs(target))
         if needed >= wanted_now:
             return needed
+        if self._targets[0][0] > grace_began_s:
+            return self._clamp(wanted_now)  # not known for long enough that fewer will do
         # The highest target of the whole grace time: a dip between two computations is no reason.
         recent = max(value for _, value in self._targets)
-        return min(wanted_now, self._clamp(self._whole_jobs(recent)))
+        return self._clamp(min(wanted_now, self._whole_jobs(recent)))
 
     def _whole_jobs(self, workers: int) -> int:
         return math.ceil(workers / self.workers_per_job) * self.workers_per_job

@@ -131,7 +131,7 @@ class OffloadCluster(Cluster):
     ) -> None:
         self._n_workers = _whole("n_workers", n_workers)
         self._options: dict[str, Any] = {
-            "catalog": catalog or setting("catalog"),
+            "catalog": _absolute(catalog or setting("catalog")),
             "choice": {
                 "profile": profile or setting("profile"),
                 "image": image or setting("image"),
@@ -139,7 +139,7 @@ class OffloadCluster(Cluster):
                 "cpus": cpus,
                 "site": site,
             },
-            "relay": relay,
+            "relay": relay or _relay_setting(),
             "preload": [*setting("worker.preload"), *preload],
         }
         self._folder = _attach_to
@@ -179,7 +179,7 @@ class OffloadCluster(Cluster):
         try:
             await self._start_once()
         except BaseException as error:
-            self.status = Status.failed
+            self.status = Status.closed  # or Dask warns that nobody has closed it
             if self._supervisor is not None:
                 await self._supervisor.close()
             await self._loop_stopped()
@@ -212,7 +212,11 @@ class OffloadCluster(Cluster):
         choice = self._options["choice"]
         if isinstance(choice["walltime"], timedelta):
             choice["walltime"] = f"{choice['walltime'].total_seconds():.0f}s"
-        folder.write("cluster.json", {**self._options, **_settings(folder.name)})
+        try:
+            folder.write("cluster.json", {**self._options, **_settings(folder.name)})
+        except BaseException:
+            folder.remove()
+            raise
         with (folder.path / "supervisor.log").open("ab") as output:
             self._supervisor_process = subprocess.Popen(
                 [sys.executable, "-m", "dask_offload.supervisor", str(folder.path)],
@@ -547,6 +551,18 @@ def _whole(what: str, value: object) -> int:
     return int(number)
 
 
+def _absolute(path: str | Path | None) -> str | None:
+    # The supervisor works in another folder than the notebook.
+    return str(Path(path).expanduser().resolve()) if path else None
+
+
+def _relay_setting() -> dict[str, Any] | None:
+    relay = setting("relay")
+    if not relay["url"]:
+        return None
+    return {key.replace("-", "_"): value for key, value in relay.items()}
+
+
 def _security(hello: dict[str, Any]) -> Security:
     tls = hello["tls"]
     return Security(
@@ -565,14 +581,11 @@ def _settings(name: str) -> dict[str, Any]:
         **config["distributed"],
         "comm": {k: v for k, v in config["distributed"].get("comm", {}).items() if k != "tls"},
     }
-    relay = setting("relay")
     return {
         "id": f"{slug(name, 24)}-{secrets.token_hex(3)}",
         "user": user_name(),
-        "relay": None
-        if not relay["url"]
-        else {key.replace("-", "_"): value for key, value in relay.items()},
         "owner_grace_s": seconds("owner-grace"),
+        "relay_grace_s": seconds("relay-grace"),
         "queue_budget_s": seconds("queue-budget"),
         "register_timeout_s": seconds("worker.register-timeout"),
         "version_check": setting("version-check"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 from dask_offload.show import render_line, render_notes
 from dask_offload.snapshot import Snapshot
@@ -25,13 +26,22 @@ class Progress:
         Workers that are waited for.
     quiet : bool
         Write nothing.
+    clock : callable
+        Monotonic seconds.
     """
 
-    def __init__(self, wanted: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        wanted: int,
+        *,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._wanted = wanted
         self._quiet = quiet
-        self._began_s = time.monotonic()
-        self._shown_s = 0.0
+        self._clock = clock
+        self._began_s = clock()
+        self._shown_s = self._began_s
         self._last = ""
         self._terminal = sys.stderr.isatty()
         self._shown = False
@@ -39,7 +49,7 @@ class Progress:
 
     def show(self, snapshot: Snapshot) -> None:
         """Show `snapshot`, if it is time."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         if self._quiet or now_s - self._began_s < _SILENT_S or now_s - self._shown_s < _EVERY_S:
             return
         self._shown_s = now_s
@@ -73,7 +83,7 @@ class Progress:
         places = ", ".join(
             f"{site.working} {site.title}" for site in snapshot.sites if site.working
         )
-        elapsed_s = time.monotonic() - self._began_s
+        elapsed_s = self._clock() - self._began_s
         print(
             f"{end}{snapshot.name} {registered}/{self._wanted} working after {elapsed_s:.0f} s"
             + (f": {places}" if places else ""),

@@ -75,28 +75,55 @@ class RpcServer:
         calls: set[asyncio.Task[None]] = set()
         try:
             while line := await reader.readline():
-                call = asyncio.create_task(self._call(caller, line, writer))
+                request = _request(line)
+                call = asyncio.create_task(self._call(caller, request, writer))
                 calls.add(call)
                 call.add_done_callback(calls.discard)
+        except (ValueError, RecursionError):
+            # Too long a line, or no JSON: nobody knows which call it was, so all of them end.
+            log.warning("a caller sent what is no call; its connection is closed")
         finally:
             for call in calls:
                 call.cancel()
             self._on_close(caller)
 
-    async def _call(self, caller: Caller, line: bytes, writer: asyncio.StreamWriter) -> None:
-        request = json.loads(line)
-        answer: dict[str, Any] = {"id": request["id"]}
+    async def _call(
+        self, caller: Caller, request: Mapping[str, Any], writer: asyncio.StreamWriter
+    ) -> None:
+        number, method = request["id"], request["method"]
         try:
-            handler = self._handlers[request["method"]]
-            answer["result"] = await handler(caller, **request["params"])
+            result = await self._handler(method)(caller, **request["params"])
+            line = json.dumps({"id": number, "result": result})
         except OffloadError as error:
-            answer["error"] = [error.message, error.hint, error.transient]
+            line = _failure(number, error)
         except Exception as error:
-            log.exception("%s failed", request.get("method"))
-            answer["error"] = [f"internal error: {type(error).__name__}", "read its log", False]
+            log.exception("%s failed", method)
+            text = f"internal error: {type(error).__name__}"
+            line = _failure(number, OffloadError(text, "read its log"))
         with contextlib.suppress(OSError):
-            writer.write(json.dumps(answer).encode() + b"\n")
+            writer.write(line.encode() + b"\n")
             await writer.drain()
+
+    def _handler(self, method: str) -> Handler:
+        try:
+            return self._handlers[method]
+        except KeyError:
+            raise OffloadError(
+                f"the other process knows no call {method!r}",
+                "it may run another release of interlink-offload: start a new cluster",
+            ) from None
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    """Return the call in `line`; raises ValueError if it is none."""
+    value = json.loads(line)
+    if not (isinstance(value, dict) and value.keys() >= {"id", "method", "params"}):
+        raise ValueError("not a call")
+    return value
+
+
+def _failure(number: object, error: OffloadError) -> str:
+    return json.dumps({"id": number, "error": [error.message, error.hint, error.transient]})
 
 
 class RpcClient:

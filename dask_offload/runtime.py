@@ -20,6 +20,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = ["ClusterFolder", "cluster_folders", "runtime_root", "slug", "user_nam
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _ENV = "OFFLOAD_RUNTIME_DIR"
+_YOUNG_S = 60.0
 
 
 def user_name() -> str:
@@ -118,16 +120,15 @@ class ClusterFolder:
     @classmethod
     def _try(cls, path: Path) -> ClusterFolder | None:
         folder = cls(path)
-        with contextlib.suppress(FileNotFoundError):
-            if folder.alive:
-                return None
-            folder.remove()
+        if folder.alive:
+            return None
+        folder.remove()
         try:
             path.mkdir(mode=0o700)
         except FileExistsError:
             return None
-        # A socket's path may have 107 characters; said here rather than by bind().
-        if len(str(folder.supervisor_socket)) > 100:
+        # A socket's path may have 107 bytes; said here rather than by bind().
+        if len(os.fsencode(folder.supervisor_socket)) > 100:
             folder.remove()
             raise OffloadError(
                 f"the path {path} is too long for a socket", f"set {_ENV} to a shorter one"
@@ -136,30 +137,22 @@ class ClusterFolder:
 
     @property
     def alive(self) -> bool:
-        """True while its supervisor runs, or is being started.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such folder.
-        """
-        if not self.path.is_dir():
-            raise FileNotFoundError(self.path)
-        lock = self.path / "lock"
-        if not lock.exists():
-            # Made, and its supervisor has not come so far: as good as alive for a little while.
-            return self._young()
-        with lock.open("rb") as file:
-            try:
+        """True while its supervisor runs, or is being started."""
+        try:
+            with (self.path / "lock").open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
+        except (FileNotFoundError, NotADirectoryError):
+            return self._young()
+        except BlockingIOError:
+            return True
         return False
 
     def _young(self) -> bool:
-        import time
-
-        return time.time() - self.path.stat().st_mtime < 60
+        """Made, and its supervisor has not come so far: as good as alive for a little while."""
+        try:
+            return time.time() - self.path.stat().st_mtime < _YOUNG_S
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

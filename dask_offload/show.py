@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from html import escape
@@ -11,6 +12,7 @@ from dask_offload.snapshot import JobRow, Note, SiteRow, Snapshot
 __all__ = ["headline", "render_html", "render_line", "render_notes", "render_text"]
 
 _WORDS = ("working", "starting", "queued", "held", "lost")
+_NOTE_LINES = 6
 
 
 def render_text(snapshot: Snapshot, class_name: str = "OffloadCluster") -> str:
@@ -28,7 +30,7 @@ def headline(snapshot: Snapshot) -> str:
     working = snapshot.count("working")
     if snapshot.stopped:
         queued = snapshot.count("queued")
-        rest = f", {queued} are queued" if queued else ""
+        rest = f", {queued} {'is' if queued == 1 else 'are'} queued" if queued else ""
         return (
             f"No more jobs are submitted: {snapshot.stopped}. "
             f"{working} of {snapshot.wanted} workers are working{rest}."
@@ -70,12 +72,23 @@ def _bar(counts: dict[str, int], total: int, room: int) -> str:
 
 
 def render_notes(snapshot: Snapshot, width: int = 80) -> list[str]:
-    """Return the notes as lines for a terminal."""
-    lines = []
-    for note in snapshot.notes:
-        text = " ".join(part for part in (note.head, note.text, note.said, note.advice) if part)
-        lines.append(f"  {note.icon}: {text}".encode("ascii", "replace").decode()[: max(width, 40)])
-    return lines
+    """Return each note as a few lines for a terminal, without escape sequences in a site's words."""
+    return [
+        textwrap.fill(
+            _plain(f"{note.icon}: {note.head} {note.text} {note.said} {note.advice}"),
+            max(width, 40),
+            initial_indent="  ",
+            subsequent_indent="    ",
+            max_lines=_NOTE_LINES,
+            placeholder=" ...",
+        )
+        for note in snapshot.notes
+    ]
+
+
+def _plain(text: str) -> str:
+    ascii_only = " ".join(text.split()).encode("ascii", "replace").decode()
+    return "".join(sign if sign.isprintable() else "?" for sign in ascii_only)
 
 
 def _clock(elapsed_s: float) -> str:

@@ -170,8 +170,10 @@ def make_snapshot(
         rows.append(_row(job, word, len(here)))
         place = places[job.site]
         if word not in (Word.ENDED, Word.LEAVING):
-            place.workers.extend(here)
             place.counts.update(_counts(word, job.workers, len(here)))
+            # The scheduler may list workers for a while after their connection has gone.
+            if word is not Word.LOST:
+                place.workers.extend(here)
     sites = tuple(
         SiteRow(
             name,

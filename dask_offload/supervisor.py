@@ -52,9 +52,6 @@ _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
 _START_S = 60.0
 _COUNTERS_S = 2.0
-# A loopback relay is away only while it restarts, unless the supervisor is dead: then nobody needs
-# the workers. A relay on another machine may be away for longer.
-_UNREACHABLE = {True: timedelta(seconds=60), False: timedelta(minutes=5)}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,6 +65,11 @@ def main(argv: Sequence[str]) -> int:
         log.error("%s", error)  # noqa: TRY400  # a sentence for the user, no traceback
         folder.write("failed.json", {"message": error.message, "hint": error.hint})
         return 1
+    except BaseException as error:
+        log.exception("a fault in this program")
+        message = f"the supervisor of {folder.name!r} failed ({type(error).__name__})"
+        folder.write("failed.json", {"message": message, "hint": f"its log is {folder.path}"})
+        raise
     folder.remove()
     return 0
 
@@ -210,7 +212,7 @@ class Supervisor:
             unit=choice.resources,
             walltime=choice.walltime,
             queue_budget=timedelta(seconds=float(options["queue_budget_s"])),
-            unreachable=_UNREACHABLE[self._relay_child is not None],
+            unreachable=timedelta(seconds=float(options["relay_grace_s"])),
             places={name: _place(name, self._catalog.sites[name]) for name in choice.sites},
             settings={
                 "versions": options["versions"],

@@ -14,6 +14,18 @@ __all__ = ["ClusterAuthority", "Credential"]
 
 # Clocks of worker nodes may be behind.
 _EARLIER = timedelta(hours=1)
+# RFC 5280, 4.2.1.3: a CA has to say so; ssl refuses one that does not from Python 3.13 on.
+_SIGNS_ONLY = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class ClusterAuthority:
         self._cert = (
             _builder(self._name, self._name, self._key, timedelta(days=366))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_SIGNS_ONLY, critical=True)
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
             )

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from distributed.security import Security
@@ -10,7 +12,9 @@ from dask_offload.tls import ClusterAuthority
 from offload_relay.agent.config import AgentConfig
 from offload_relay.agent.dial import LoopbackPort
 from offload_relay.agent.link import Link
+from tests.support.clusterkit import ClusterKit, environment, settings
 from tests.support.relaykit import Kit
+from tests.support.waiting import scaled
 
 
 @pytest.fixture
@@ -70,3 +74,27 @@ async def route(request, kit, authority):
     with contextlib.suppress(asyncio.CancelledError):
         await running
     await port.stop()
+
+
+@pytest.fixture
+def clusters(monkeypatch):
+    """Start real clusters with `clusters.start(...)`; nothing may be left of them at the end."""
+    with tempfile.TemporaryDirectory(prefix="offload-") as folder:
+        place = Path(folder)
+        for name, value in environment(place).items():
+            monkeypatch.setenv(name, value)
+        kit = ClusterKit(place)
+        with settings(owner_grace=f"{scaled(3)}s", relay_grace=f"{scaled(8)}s"):
+            try:
+                yield kit
+            finally:
+                kit.close()
+                show_logs(place)
+        kit.nothing_left()
+
+
+def show_logs(place):
+    """Print the logs of every process; pytest shows them for a test that fails."""
+    for path in sorted([*place.glob("run/*/*.log"), *place.glob("site/jobs/*/std*")]):
+        with contextlib.suppress(OSError):
+            print(f"--- {path.relative_to(place)}\n{path.read_text(errors='replace')[-4000:]}")
