@@ -68,17 +68,21 @@ class Adaptive:
         # A target holds until the next one, so the one before the grace time still counts.
         while len(self._targets) > 1 and self._targets[1][0] <= grace_began_s:
             self._targets.popleft()
-        needed = self._clamp(self._whole_jobs(target))
+        needed = self.bounded(target)
         if needed >= wanted_now:
             return needed
         if self._targets[0][0] > grace_began_s:
-            return self._clamp(wanted_now)  # not known for long enough that fewer will do
+            return self.bounded(wanted_now)  # not known for long enough that fewer will do
         # The highest target of the whole grace time: a dip between two computations is no reason.
         recent = max(value for _, value in self._targets)
-        return self._clamp(min(wanted_now, self._whole_jobs(recent)))
+        return self.bounded(min(wanted_now, recent))
 
-    def _whole_jobs(self, workers: int) -> int:
-        return math.ceil(workers / self.workers_per_job) * self.workers_per_job
+    def bounded(self, workers: int) -> int:
+        """Return the nearest number of workers that fills whole jobs and keeps to the bounds.
 
-    def _clamp(self, workers: int) -> int:
-        return max(self.bounds.minimum, min(self.bounds.maximum, workers))
+        Where no number does both, the maximum is what the user has promised to somebody.
+        """
+        asked = max(self.bounds.minimum, min(self.bounds.maximum, workers))
+        return min(
+            self.bounds.maximum, math.ceil(asked / self.workers_per_job) * self.workers_per_job
+        )

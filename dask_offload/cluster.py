@@ -150,6 +150,7 @@ class OffloadCluster(Cluster):
         self._supervisor_process: subprocess.Popen[bytes] | None = None
         self._dashboard_port: int | None = None
         self._snapshot = Snapshot(name or "", 0, 0, "", "")
+        self._kept: set[asyncio.Future[None]] = set()
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._drawn: Any = None
         self.security: Security | None = None
@@ -195,7 +196,7 @@ class OffloadCluster(Cluster):
         hello = await self._supervisor.call("attach", pid=os.getpid())
         self.security = _security(hello)
         self._dashboard_port = hello["dashboard_port"]
-        self._take(Snapshot.from_json(hello["snapshot"]))
+        self._take(hello["snapshot"])
         self.name = hello["name"]
         self.scheduler_comm = rpc(
             hello["scheduler"], connection_args=self.security.get_connection_args("client")
@@ -269,12 +270,15 @@ class OffloadCluster(Cluster):
                 value = await self._supervisor.call(
                     "changes", since=self._snapshot.version, timeout_s=_LONG_POLL_S
                 )
-                self._take(Snapshot.from_json(value))
+                self._take(value)
         except ConnectionError:
             if self.status == Status.running:
                 self._log(f"{self.name}: the cluster has ended; start a new OffloadCluster()")
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _take(self, value: dict[str, Any]) -> None:
+        snapshot = Snapshot.from_json(value)
+        if snapshot.version < self._snapshot.version:
+            return  # two answers have overtaken one another
         self._snapshot = snapshot
         for listener in list(self._listeners):
             listener(snapshot)
@@ -325,10 +329,14 @@ class OffloadCluster(Cluster):
 
         What is queued is canceled first; working ones hand over their results before they end.
         """
-        return self.sync(self._scale, _whole("n", n))
+        number = _whole("n", n)
+        if self.asynchronous:
+            # dask-labextension calls it in an event loop and does not await what it returns.
+            return self._keep(asyncio.ensure_future(self._scale(number)))
+        return self.sync(self._scale, number)
 
     async def _scale(self, n: int) -> None:
-        await self._call("scale", workers=n)
+        self._take(await self._call("scale", workers=n))
 
     def adapt(self, minimum: int = 0, maximum: int | None = None, **times: Any) -> AdaptiveBounds:
         """Let the number of workers follow the load, between `minimum` and `maximum`.
@@ -364,23 +372,28 @@ class OffloadCluster(Cluster):
             for key, value in times.items()
             if key != "interval"
         }
-        call = self._call("adapt", minimum=low, maximum=high, **seconds_of)
         if self.asynchronous:
             # Dask's interface wants the bounds at once, also inside an event loop.
-            self._keep(asyncio.ensure_future(call))
+            self._keep(asyncio.ensure_future(self._adapt(low, high, seconds_of)))
         else:
-            self.sync(lambda: call)
+            self.sync(self._adapt, low, high, seconds_of)
         return AdaptiveBounds(low, high)
 
-    _kept: set[Any] = set()  # noqa: RUF012  # tasks of all clusters, until they are done
+    async def _adapt(self, low: int, high: int, times: dict[str, float]) -> None:
+        self._take(await self._call("adapt", minimum=low, maximum=high, **times))
 
-    def _keep(self, task: asyncio.Future[Any]) -> None:
+    def _keep(self, task: asyncio.Future[None]) -> asyncio.Future[None]:
+        # The event loop itself holds tasks by weak references only.
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
+        return task
 
     def retry(self) -> Any:
         """Submit again after jobs have failed too often; what failed is forgotten."""
-        return self.sync(self._call, "retry")
+        return self.sync(self._retry)
+
+    async def _retry(self) -> None:
+        self._take(await self._call("retry"))
 
     async def _call(self, method: str, **params: Any) -> Any:
         if self._supervisor is None:
@@ -434,7 +447,8 @@ class OffloadCluster(Cluster):
             )
         coming = snapshot.count("starting") + snapshot.count("queued") + snapshot.count("lost")
         if snapshot.stopped and self._registered() + coming < n_workers:
-            hint = next((n.advice for n in snapshot.notes if n.tone == "bad" and n.advice), "")
+            advice = next((n.advice for n in snapshot.notes if n.tone == "bad" and n.advice), "")
+            hint = f"{advice[:1].lower()}{advice[1:].rstrip('.')}"
             raise OffloadError(
                 f"{self._registered()} of {n_workers} workers are there, and no more will come: "
                 f"{snapshot.stopped}",

@@ -32,6 +32,7 @@ __all__ = ["ClusterFolder", "cluster_folders", "runtime_root", "slug", "user_nam
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _ENV = "OFFLOAD_RUNTIME_DIR"
 _YOUNG_S = 60.0
+_PROBE_S = 2.0
 
 
 def user_name() -> str:
@@ -157,8 +158,17 @@ class ClusterFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock that says that the supervisor is alive. Raises OSError if it is held."""
+        deadline_s = time.monotonic() + _PROBE_S
         with (self.path / "lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    # Whoever asks `alive` holds it for an instant.
+                    if time.monotonic() > deadline_s:
+                        raise
+                    time.sleep(0.01)
             yield
 
     def read(self, name: str) -> dict[str, Any]:

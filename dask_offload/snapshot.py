@@ -234,7 +234,7 @@ def _notes(fleet: FleetSnapshot, titles: Mapping[str, str], trouble: str) -> lis
         *_failed(fleet, titles),
         *_held(fleet.jobs, titles),
         *_troubled(fleet, titles),
-        *_silent(fleet.jobs, titles),
+        *_silent(fleet, titles),
         *_lost(fleet.jobs),
     ]
     if trouble:
@@ -259,7 +259,7 @@ def _failed(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
         groups[failure.kind].append(failure)
     for group in sorted(groups.values(), key=len, reverse=True):
         last = group[-1]
-        advice = f"{last.hint[:1].upper()}{last.hint[1:]}." if last.hint else ""
+        advice = _sentence(last.hint)
         if fleet.stopped:
             advice = f"{advice} Then call cluster.retry().".strip()
         log = f"Log of the last one: cluster.logs({last.key!r})."
@@ -267,7 +267,7 @@ def _failed(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
             "bad" if fleet.stopped else "warn",
             "bad" if fleet.stopped else "warn",
             f"{_jobs(len(group))} failed at {titles[last.site]}",
-            f"at {_clock(last.when)}. {last.reason[:1].upper()}{last.reason[1:]}.",
+            f"at {_clock(last.when)}. {_sentence(last.reason)}",
             last.said,
             f"{advice} {log}".strip(),
         )
@@ -300,7 +300,7 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
                 f"{titles[site]} refuses more jobs.",
                 "",
                 trouble.message,
-                f"{trouble.hint}. Then call cluster.retry()." if trouble.hint else "",
+                f"{_sentence(trouble.hint)} Then call cluster.retry().".strip(),
             )
         else:
             yield Note(
@@ -312,11 +312,12 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
             )
 
 
-def _silent(jobs: Sequence[FleetJob], titles: Mapping[str, str]) -> Iterable[Note]:
+def _silent(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
     silent = {
         job.site: job.status.reason
-        for job in jobs
-        if job.handle is not None
+        for job in fleet.jobs
+        if job.site not in fleet.troubles
+        and job.handle is not None
         and job.status.state is JobState.UNKNOWN
         and job.status.reason
         and job.counts
@@ -342,6 +343,11 @@ def _lost(jobs: Sequence[FleetJob]) -> Iterable[Note]:
             " connection.",
             "It comes back by itself; tasks run elsewhere meanwhile.",
         )
+
+
+def _sentence(text: str) -> str:
+    """Return `text` with a capital and one full stop; nothing for nothing."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def _jobs(count: int) -> str:

@@ -347,7 +347,13 @@ class Supervisor:
         names = [worker.name for worker in here[:workers]]
         if names:
             with contextlib.suppress(ConnectionError):
-                await self._desk.call("retire", names=names)
+                gone = set(await self._desk.call("retire", names=names))
+                # What was counted before must not be counted again, or one more would have to go.
+                self._workers = [worker for worker in self._workers if worker.name not in gone]
+
+    def registered(self, job: FleetJob) -> int:
+        """Return how many workers of `job` the scheduler has."""
+        return sum(worker.job == job.key for worker in self._workers)
 
     def idle_first(self) -> Sequence[str]:
         """Return keys of working jobs, those with the least work and data first."""
@@ -386,12 +392,14 @@ class Supervisor:
             "snapshot": self._snapshot.to_json(),
         }
 
-    async def _scale(self, _: Caller, workers: int) -> None:
+    async def _scale(self, _: Caller, workers: int) -> dict[str, Any]:
+        self._check_open()
         self._adaptive = None
         self._fleet.wanted = workers
-        self._poked.set()
+        return await self._changed_by_hand()
 
-    async def _adapt(self, _: Caller, minimum: int, maximum: int, **times: float) -> None:
+    async def _adapt(self, _: Caller, minimum: int, maximum: int, **times: float) -> dict[str, Any]:
+        self._check_open()
         settings = self._options["adaptive"]
         self._adaptive = Adaptive(
             Bounds(
@@ -403,8 +411,8 @@ class Supervisor:
             self._per_job,
         )
         self._adapted_s = 0.0
-        self._fleet.wanted = max(minimum, min(maximum, self._fleet.wanted))
-        self._poked.set()
+        self._fleet.wanted = self._adaptive.bounded(self._fleet.wanted)
+        return await self._changed_by_hand()
 
     async def _changes(self, _: Caller, since: int, timeout_s: float) -> dict[str, Any]:
         """Return the snapshot as soon as it is newer than `since`, at the latest in `timeout_s`."""
@@ -448,9 +456,23 @@ class Supervisor:
             for path in sorted(self._folder.path.glob("*.log"))
         }
 
-    async def _retry(self, _: Caller) -> None:
+    async def _retry(self, _: Caller) -> dict[str, Any]:
+        self._check_open()
         self._fleet.retry()
+        return await self._changed_by_hand()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise OffloadError(
+                f"the cluster {self._folder.name!r} has ended",
+                "start a new one with OffloadCluster()",
+            )
+
+    async def _changed_by_hand(self) -> dict[str, Any]:
+        """Return the snapshot after a change: who has asked must not see the state before it."""
+        await self._publish()
         self._poked.set()
+        return self._snapshot.to_json()
 
     async def _close(self, _: Caller) -> list[str]:
         """End the cluster; return the jobs that their sites have not confirmed as ended."""

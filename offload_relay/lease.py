@@ -125,7 +125,7 @@ def verify(token: str, keys: Sequence[bytes], now: datetime) -> Lease:
             dial=tuple(_text(item) for item in claims["dial"]),  # type: ignore[attr-defined]
             id=_text(claims["jti"]),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise LeaseError("the lease is signed but has missing or odd claims") from error
     if now > expires + _LEEWAY:
         raise LeaseError(f"the lease {lease.id} expired at {expires:%Y-%m-%d %H:%M:%S} UTC")

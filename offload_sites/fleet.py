@@ -7,6 +7,7 @@ tasks of its own, and `Fleet.step` decides on what is known by then.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections import Counter
@@ -51,6 +52,9 @@ class Recruiter(Protocol):
 
     async def retire(self, job: FleetJob, workers: int) -> None:
         """Let `workers` workers of `job` hand over their results and end. Safe to cancel."""
+
+    def registered(self, job: FleetJob) -> int:
+        """Return how many workers of `job` are there."""
 
     def idle_first(self) -> Sequence[str]:
         """Return keys of working jobs in the order in which they are best let go."""
@@ -276,7 +280,8 @@ class Fleet:
             for key in plan.release:
                 self._release(key)
             for key, count in plan.trim.items():
-                self._trim(key, count)
+                self._jobs[key] = replace(self._jobs[key], workers=self._jobs[key].workers - count)
+            self._trim()
             if plan.submit and site and not self.stopped:
                 self._enlist(site, plan.submit)
         for site in self._sites:
@@ -367,14 +372,16 @@ class Fleet:
 
         self._run(f"release {key}", job.site, release)
 
-    def _trim(self, key: str, count: int) -> None:
-        job = self._jobs[key]
-        self._jobs[key] = replace(job, workers=job.workers - count)
+    def _trim(self) -> None:
+        """Retire the workers that a job has too many, those too that register late."""
+        for job in self._jobs.values():
+            extra = self._recruiter.registered(job) - job.workers
+            if job.counts and extra > 0:
+                retire = functools.partial(self._retire, job, extra)
+                self._run(f"trim {job.key}", job.site, retire)
 
-        async def trim(_: str) -> None:
-            await self._recruiter.retire(job, count)
-
-        self._run(f"trim {key} to {job.workers - count}", job.site, trim)
+    async def _retire(self, job: FleetJob, workers: int, _site: str) -> None:
+        await self._recruiter.retire(job, workers)
 
     def _to_cancel(self, site: str) -> list[FleetJob]:
         again = self._clock() - timedelta(seconds=_CANCEL_AGAIN_S)

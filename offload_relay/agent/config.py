@@ -41,7 +41,7 @@ class AgentConfig:
     """
 
     relay: str
-    lease: str
+    lease: str = dataclasses.field(repr=False)
     job: str
     net: str
     payload: list[str]

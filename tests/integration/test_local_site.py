@@ -212,6 +212,7 @@ async def test_after_a_restart_of_the_machine_its_jobs_have_failed(place):
 async def test_a_runner_that_is_told_to_stop_ends_its_job_and_starts_no_other(place):
     backend = site(place, max_jobs=1)
     await submit(backend, shell("sleep 3600"), "a", "b")
+    await eventually((place / "site/jobs/a/start.json").exists)
     os.kill(runner_of(place, "a"), signal.SIGTERM)
     await eventually(lambda: not processes_below(place))
     assert not (place / "site/jobs/b/start.json").exists()

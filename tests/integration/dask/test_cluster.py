@@ -105,8 +105,10 @@ def test_waiting_shows_progress_and_a_timeout_says_what_is_there(clusters, capsy
 
 def test_the_text_and_the_page_show_jobs_by_state(clusters):
     cluster = clusters.start(4, max_jobs=1)
-    cluster.wait_for_workers(2, timeout=TIMEOUT_S)
-    eventually_sync(lambda: cluster.snapshot.count("queued") == 2)
+    eventually_sync(
+        lambda: (cluster.snapshot.count("working"), cluster.snapshot.count("queued")) == (2, 2),
+        within_s=60,
+    )
     assert "workers=2/4" in repr(cluster)
     page = cluster._repr_html_()
     assert "The farm" in page
@@ -243,7 +245,12 @@ def test_an_image_with_another_dask_is_named_at_the_first_worker(clusters):
 
 
 def test_an_image_without_dask_is_named_at_the_first_worker(clusters):
-    clusters.image("bare", 'exec "$PYTHON" -I -S "$@"')
+    fake = clusters.place / "bare"
+    (fake / "distributed").mkdir(parents=True)
+    (fake / "distributed" / "__init__.py").write_text(
+        "raise ModuleNotFoundError('no distributed', name='distributed')\n"
+    )
+    clusters.image("bare", f'PYTHONPATH={fake} exec "$PYTHON" "$@"')
     cluster = clusters.start(2, image="bare")
     with pytest.raises(OffloadError, match="choose an image with distributed in it"):
         cluster.wait_for_workers(2, timeout=TIMEOUT_S)

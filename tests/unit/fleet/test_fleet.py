@@ -28,13 +28,19 @@ class Crew:
     def __init__(self):
         self.retired = []
         self.idle = []
+        self.there = {}
 
     def prepare(self, site, workers, keys):
         spec = JobSpec(("work", str(workers)), Resources(workers), timedelta(hours=8))
+        self.there |= dict.fromkeys(keys, workers)
         return spec, {key: {"lease": key.encode()} for key in keys}
 
     async def retire(self, job, workers):
         self.retired.append((job.key, workers))
+        self.there[job.key] -= workers
+
+    def registered(self, job):
+        return self.there.get(job.key, 0)
 
     def idle_first(self):
         return self.idle
@@ -204,6 +210,17 @@ async def test_less_than_a_job_is_retired_inside_it_and_the_job_stays(stage):
     assert stage.crew.retired == [("c7-1", 1)]
     assert [job.workers for job in stage.fleet.jobs] == [3, 4]
     assert len(stage.site.jobs) == 2
+
+
+async def test_a_worker_that_registers_after_its_job_was_made_smaller_is_retired_as_well(stage):
+    await stage.working(8)
+    stage.crew.there["c7-1"] = 3
+    stage.fleet.wanted = 7
+    await stage.steps(4)
+    assert stage.crew.retired == []
+    stage.crew.there["c7-1"] = 4
+    await stage.steps(4)
+    assert stage.crew.retired == [("c7-1", 1)]
 
 
 async def test_a_job_that_may_or_may_not_be_queued_is_found_and_canceled(stage):
