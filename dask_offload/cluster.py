@@ -300,6 +300,8 @@ class OffloadCluster(Cluster):
         if self._shutdown_on_close:
             await self._shut_down(self._supervisor)
         await self._supervisor.close()
+        if self._supervisor_process is not None and self._supervisor_process.poll() is None:
+            _detached.append(self._supervisor_process)
 
     async def _shut_down(self, supervisor: RpcClient) -> None:
         try:
@@ -307,7 +309,10 @@ class OffloadCluster(Cluster):
                 left = await supervisor.call("close")
         except (ConnectionError, TimeoutError):
             log.warning("%s: its supervisor has not confirmed that all jobs have ended", self.name)
-            return
+            left = []
+        else:
+            if self._supervisor_process is not None:
+                await asyncio.to_thread(self._supervisor_process.wait)
         if left:
             log.warning(
                 "%s: %d jobs are not confirmed as ended (%s); `offload jobs orphans` lists them",
@@ -315,8 +320,6 @@ class OffloadCluster(Cluster):
                 len(left),
                 ", ".join(left[:5]),
             )
-        if self._supervisor_process is not None:
-            await asyncio.to_thread(self._supervisor_process.wait)
 
     async def _loop_stopped(self) -> None:
         if self.scheduler_comm is not None:
@@ -618,6 +621,9 @@ def _settings(name: str) -> dict[str, Any]:
         },
     }
 
+
+# Supervisors that go on without us; Python warns of a Popen that nobody keeps while it runs.
+_detached: list[subprocess.Popen[bytes]] = []
 
 # As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.
 _instances: weakref.WeakSet[OffloadCluster] = weakref.WeakSet()

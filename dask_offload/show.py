@@ -16,13 +16,15 @@ _NOTE_LINES = 6
 
 
 def render_text(snapshot: Snapshot, class_name: str = "OffloadCluster") -> str:
-    """Return the `repr` of a cluster: one line or two."""
+    """Return the `repr` of a cluster: one line, and more where something is to be said."""
     parts = [f"{snapshot.name!r}", f"workers={snapshot.count('working')}/{snapshot.wanted}"]
     parts += [f"{word}={n}" for word in _WORDS[1:] if (n := snapshot.count(word))]
     parts.append(f"threads={sum(site.threads for site in snapshot.sites)}")
     parts.append(f"memory='{_memory(sum(site.memory_bytes for site in snapshot.sites))}'")
     titles = ", ".join(site.title for site in snapshot.sites)
-    return f"{class_name}({', '.join(parts)}, sites='{titles}')"
+    first = f"{class_name}({', '.join(parts)}, sites='{titles}')"
+    stopped = [_plain(f"  {headline(snapshot)}")] if snapshot.stopped else []
+    return "\n".join([first, *stopped, *render_notes(snapshot)])
 
 
 def headline(snapshot: Snapshot) -> str:

@@ -34,7 +34,7 @@ profiles:
     for: [workers]
     sites: [farm]
     images: [{names}]
-    resources: {{cpus: {{choices: [1, 2]}}, memory: {{per_cpu: 1GiB}}}}
+    resources: {{cpus: {{choices: {choices}}}, memory: {{per_cpu: 1GiB}}}}
 """
 
 
@@ -61,6 +61,7 @@ class ClusterKit:
             directory=self.place / "site",
             network=network,
             images=images,
+            choices=[cpus for cpus in (1, 2) if cpus <= per_job],
             names=", ".join(names),
         )
         path = self.place / "catalog.yaml"

@@ -77,13 +77,19 @@ def full(**fields):
 
 
 def test_the_repr_counts_workers_by_state_and_leaves_zeros_out():
-    assert render_text(full()) == (
+    assert render_text(full()).splitlines()[0] == (
         "OffloadCluster('alice-1', workers=4/21, starting=5, queued=4, held=4, lost=4, threads=8, "
         "memory='16 GiB', sites='RAC Naples, Leonardo')"
     )
     assert render_text(snapshot(wanted=0), "Mine") == (
         "Mine('alice-1', workers=0/0, threads=0, memory='0 B', sites='RAC Naples, Leonardo')"
     )
+
+
+def test_the_repr_says_why_jobs_are_held_and_why_none_are_submitted():
+    assert "held at RAC Naples" in render_text(full())
+    over = replace(snapshot(wanted=0), stopped="the scheduler has ended: killed")
+    assert "No more jobs are submitted: the scheduler has ended: killed." in render_text(over)
 
 
 def test_the_headline_says_how_many_work_and_where_the_others_are():
