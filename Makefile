@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit contract integration docs netns wheel bench format lock clean
+TIERS := test-netns test-browser test-htcondor test-kubernetes
+.PHONY: help setup demo test lint types unit contract integration docs wheel bench format lock clean $(TIERS)
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,8 +29,12 @@ demo: $(STAMP) ## Analyse real data on workers of this computer. CHECK=1: check 
 test: $(STAMP) ## All tests that need nothing but Python packages.
 	$(BIN)/nox -s test
 
-lint types unit contract integration docs netns wheel: $(STAMP) ## One part of the checks.
+lint types unit contract integration docs wheel: $(STAMP) ## One part of the checks.
 	$(BIN)/nox -s $@
+
+# Tiers that need more than Python packages; each says what is missing.
+$(TIERS): test-%: $(STAMP)
+	$(BIN)/nox -s $*
 
 bench: $(STAMP) ## Measure, side by side; writes bench/results.
 	$(BIN)/nox -s bench

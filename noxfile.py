@@ -18,13 +18,20 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "test"]
 
-PACKAGES = ["offload_sites", "offload_relay", "dask_offload", "offload_cli"]
+PACKAGES = [
+    "offload_sites",
+    "offload_relay",
+    "offload_service",
+    "interlink_spawner",
+    "dask_offload",
+    "offload_cli",
+]
 # What must run on Python 3.9 in any image.
 AGENT = [
     "offload_relay/agent",
     *(f"offload_relay/{name}.py" for name in ("errors", "listener", "protocol", "splice")),
 ]
-STRICT = {"PYTHONASYNCIODEBUG": "1", "PYTHONWARNDEFAULTENCODING": "0"}
+STRICT = {"PYTHONASYNCIODEBUG": "1"}
 
 
 def run_pytest(session: nox.Session, *args: str) -> None:
@@ -70,13 +77,31 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Everything that an ordinary user can run, in one go."""
-    run_pytest(session, "tests")
+    run_pytest(session, "-m", "not (netns or browser or htcondor)", "tests")
 
 
 @nox.session
 def netns(session: nox.Session) -> None:
     """Run the tests that cut a real network between agent and relay: needs root and `ip`."""
     run_pytest(session, "-m", "netns", "--require=netns", "tests/integration")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests in a real browser: needs Debian's chromium."""
+    run_pytest(session, "-m", "browser", "--require=browser", "tests/e2e")
+
+
+@nox.session
+def htcondor(session: nox.Session) -> None:
+    """Run the tests on a real HTCondor pool behind a CE, which they bring up: needs root."""
+    run_pytest(session, "-m", "htcondor", "--require=htcondor", "tests/contract", "tests/e2e")
+
+
+@nox.session
+def kubernetes(session: nox.Session) -> None:
+    """Run the tests on the Kubernetes API of KUBECONFIG, or on a fake one without it."""
+    run_pytest(session, "-m", "kubernetes", "--require=kubernetes", "tests")
 
 
 @nox.session
@@ -116,7 +141,7 @@ def lock(session: nox.Session) -> None:
     session.run(str(place / "bin" / "pip"), "install", "--quiet", "uv", external=True)
     session.run(
         str(place / "bin" / "uv"),
-        *("pip", "compile", "pyproject.toml", "--extra", "dask", "--group", "dev"),
+        *("pip", "compile", "pyproject.toml", "--all-extras", "--group", "dev"),
         *("--universal", "--python-version", "3.11", "--generate-hashes"),
         *("--no-emit-index-url", "--no-header", "--quiet", "-o", "requirements/dev.txt"),
         *session.posargs,

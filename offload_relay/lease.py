@@ -48,6 +48,9 @@ class Lease:
         Net in which endpoints may be registered, `<job>.<site>.<domain>`; empty for an owner.
     dial : tuple of str
         What it may dial: endpoints as they are, or `*.<net>` for every endpoint in a net.
+    route : str
+        For a session: the path of the hub's proxy that its one endpoint answers for, such as
+        `/user/alice/` (with both slashes). The relay's gateway routes by it. Empty for workers.
     id : str
         Unique; appears in logs in place of the token.
     """
@@ -59,6 +62,7 @@ class Lease:
     job: str = ""
     net: str = ""
     dial: tuple[str, ...] = ()
+    route: str = ""
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class Lease:
                 self.job and in_scope(check_net(self.net), self.domain)
             ):
                 raise LeaseError(f"an agent's lease with net {self.net!r} outside {self.domain!r}")
+            if self.route and not (self.route[0] == self.route[-1] == "/"):
+                raise LeaseError(f"a lease with the route {self.route!r}, which is not '/…/'")
         except RemoteProtocolError as error:
             raise LeaseError(f"a lease with a bad name: {error.message}") from error
 
@@ -91,6 +97,7 @@ def sign(lease: Lease, key: bytes) -> str:
         "job": lease.job,
         "net": lease.net,
         "dial": list(lease.dial),
+        "route": lease.route,
     }
     return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
@@ -123,6 +130,7 @@ def verify(token: str, keys: Sequence[bytes], now: datetime) -> Lease:
             job=_text(claims["job"]),
             net=_text(claims["net"]),
             dial=tuple(_text(item) for item in claims["dial"]),  # type: ignore[attr-defined]
+            route=_text(claims.get("route", "")),
             id=_text(claims["jti"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:

@@ -10,7 +10,26 @@ from typing import Protocol, Self
 
 from offload_sites.jobs import JobHandle, JobLogs, JobSpec, JobStatus, SecretFiles, SiteHealth
 
-__all__ = ["SiteBackend"]
+__all__ = ["SiteBackend", "TokenSource"]
+
+
+class TokenSource(Protocol):
+    """Gives the bearer token of one user for one site, where a site acts as its user.
+
+    In a hub the token comes from the user's sign-in, restricted to the site's audience; at a login
+    node from the environment. A back end asks anew for each call and keeps none.
+    """
+
+    async def token(self) -> str:
+        """Return a token that is good for at least a few minutes. Cancelling is safe.
+
+        Raises
+        ------
+        NotAuthorizedError
+            There is none, and there will be none until the user signs in again.
+        SiteUnavailableError
+            Whoever issues tokens does not answer; running jobs are not concerned.
+        """
 
 
 class SiteBackend(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offload_sites.backend import SiteBackend
+from offload_sites.backend import SiteBackend, TokenSource
 from offload_sites.catalog import BUILTIN_SITES, BaseSite
 from offload_sites.errors import OffloadError
 from offload_sites.wording import join_names
@@ -33,12 +33,17 @@ class SiteKind:
     model : type
         Its model, derived from `BaseSite`.
     create : callable
-        Takes the name of a site and its model, and returns a back end that is not entered yet.
+        Takes the name of a site, its model, and the user's `TokenSource` (None: what the
+        environment offers), and returns a back end that is not entered yet.
+    per_user : bool
+        True if jobs run as the user whose token submits them: then each user needs a back end of
+        their own. False if one back end serves all users of a hub.
     """
 
     name: str
     model: type[BaseSite]
-    create: Callable[[str, Any], SiteBackend]
+    create: Callable[[str, Any, TokenSource | None], SiteBackend]
+    per_user: bool = False
 
 
 @functools.cache
@@ -69,8 +74,18 @@ def site_models() -> Mapping[str, type[BaseSite]]:
     return {**BUILTIN_SITES, **{name: kind.model for name, kind in site_kinds().items()}}
 
 
-def create_backend(name: str, site: BaseSite) -> SiteBackend:
+def create_backend(name: str, site: BaseSite, tokens: TokenSource | None = None) -> SiteBackend:
     """Return the back end of one site of a catalog; enter it to use it.
+
+    Parameters
+    ----------
+    name : str
+        Name of the site in the catalog.
+    site : BaseSite
+        Its model.
+    tokens : TokenSource or None
+        Whose jobs they are to be, at a site that acts as its users; None for what the environment
+        of this program offers.
 
     Raises
     ------
@@ -83,4 +98,4 @@ def create_backend(name: str, site: BaseSite) -> SiteBackend:
             f"site {name!r} is of kind {site.kind!r}, for which no back end is installed here",
             f"installed: {join_names(site_kinds())}",
         )
-    return kind.create(name, site)
+    return kind.create(name, site, tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from offload_sites.backend import TokenSource
 from offload_sites.catalog import LocalSite
 from offload_sites.jobs import Resources
 from offload_sites.local.backend import LocalBackend
@@ -13,7 +14,7 @@ from offload_sites.registry import SiteKind
 __all__ = ["KIND", "LocalBackend", "create"]
 
 
-def create(name: str, site: LocalSite) -> LocalBackend:
+def create(name: str, site: LocalSite, _tokens: TokenSource | None = None) -> LocalBackend:
     """Return the back end of the local site `name`, with its jobs in the user's data folder."""
     node = site.node
     return LocalBackend(

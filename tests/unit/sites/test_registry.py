@@ -31,7 +31,7 @@ class SwarmSite(BaseSite):
     queen: str
 
 
-SWARM = registry.SiteKind("swarm", SwarmSite, lambda name, site: (name, site.queen))
+SWARM = registry.SiteKind("swarm", SwarmSite, lambda name, site, tokens: (name, site.queen))
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The hub service: REST, pages, ledger, and the reconciler of all users' fleets."""
