@@ -29,9 +29,10 @@ from dask_offload.comm import Reach
 from dask_offload.config import load_defaults, seconds, setting
 from dask_offload.progress import Progress
 from dask_offload.rpc import RpcClient
-from dask_offload.runtime import ClusterFolder, cluster_folders, slug, user_name
+from dask_offload.runtime import ClusterFolder, cluster_folders, user_name
 from dask_offload.show import render_html, render_text
 from dask_offload.snapshot import JobRow, Snapshot
+from offload_relay.access import slug
 from offload_sites.errors import OffloadError
 
 __all__ = ["AdaptiveBounds", "OffloadCluster"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dask_offload.runtime import slug
 from dask_offload.tls import ClusterAuthority
+from offload_relay.access import RelayAccess, SitePlace
 from offload_relay.agent.config import AgentConfig
 from offload_relay.lease import Lease, sign
 from offload_sites.jobs import ImageRef, JobSpec, Resources, SecretFiles
 
-__all__ = ["RelayAccess", "SitePlace", "WorkerJobs"]
+__all__ = ["WorkerJobs"]
 
 AGENT_FILE = "offload-agent.pyz"
 _AGENT_CONFIG = "agent.json"
@@ -31,40 +31,6 @@ _ENVIRONMENT = {
     "PYTHONHASHSEED": "6640",
     "PYTHONUNBUFFERED": "1",
 }
-
-
-@dataclass(frozen=True)
-class RelayAccess:
-    """How one cluster uses a relay.
-
-    Parameters
-    ----------
-    url : str
-        What agents dial.
-    dial : str
-        `host:port` of the dial port, for the scheduler and the notebook.
-    key : bytes
-        Signs leases.
-    ca : str
-        PEM authority of a `wss://` relay; empty for the system's.
-    """
-
-    url: str
-    dial: str
-    key: bytes = field(repr=False)
-    ca: str = ""
-
-
-@dataclass(frozen=True)
-class SitePlace:
-    """What matters of a site to a worker: its label in nets, and whether its nodes reach another.
-
-    `bind` is the address that workers listen on: `auto` for the node's own.
-    """
-
-    label: str
-    shared: bool
-    bind: str
 
 
 @dataclass(frozen=True)
@@ -173,8 +139,3 @@ class WorkerJobs:
             "tls": tls,
         }
         return {_AGENT_CONFIG: agent.render(), _WORKER_CONFIG: json.dumps(worker).encode()}
-
-
-def site_label(name: str) -> str:
-    """Return the label of a site in nets."""
-    return slug(name, 20)

@@ -25,9 +25,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from offload_relay.access import slug
 from offload_sites.errors import OffloadError
 
-__all__ = ["ClusterFolder", "cluster_folders", "runtime_root", "slug", "user_name"]
+__all__ = ["ClusterFolder", "cluster_folders", "runtime_root", "user_name"]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _ENV = "OFFLOAD_RUNTIME_DIR"
@@ -41,13 +42,6 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"u{os.getuid()}"
-
-
-def slug(text: str, most: int = 16) -> str:
-    """Return `text` as a label: lower-case letters, digits, hyphens, a letter first."""
-    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    plain = plain if plain[:1].isalpha() else f"u{plain}"
-    return plain[:most].rstrip("-")
 
 
 def runtime_root() -> Path:

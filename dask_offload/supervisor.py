@@ -25,11 +25,12 @@ from dask_offload.adaptive import Adaptive, Bounds
 from dask_offload.bundle import write_worker_agent
 from dask_offload.children import Child
 from dask_offload.owners import Owners
-from dask_offload.recruit import RelayAccess, SitePlace, WorkerJobs, site_label
+from dask_offload.recruit import WorkerJobs
 from dask_offload.rpc import Caller, Handler, RpcClient, RpcServer
 from dask_offload.runtime import ClusterFolder
 from dask_offload.snapshot import Snapshot, WorkerInfo, make_snapshot
 from dask_offload.tls import ClusterAuthority
+from offload_relay.access import RelayAccess, SitePlace, site_label
 from offload_relay.errors import RelayError
 from offload_relay.lease import Lease, new_key, sign
 from offload_relay.owner import Owner

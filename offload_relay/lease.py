@@ -51,6 +51,9 @@ class Lease:
     route : str
         For a session: the path of the hub's proxy that its one endpoint answers for, such as
         `/user/alice/` (with both slashes). The relay's gateway routes by it. Empty for workers.
+    unwatched_s : float or None
+        For how long an agent goes on while nobody watches its domain, in seconds; None for the
+        relay's own limit (`Limits.owner_grace_s`), which suits workers. A session outlives its hub.
     id : str
         Unique; appears in logs in place of the token.
     """
@@ -63,6 +66,7 @@ class Lease:
     net: str = ""
     dial: tuple[str, ...] = ()
     route: str = ""
+    unwatched_s: float | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def __post_init__(self) -> None:
@@ -98,6 +102,7 @@ def sign(lease: Lease, key: bytes) -> str:
         "net": lease.net,
         "dial": list(lease.dial),
         "route": lease.route,
+        "unwatched_s": lease.unwatched_s,
     }
     return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
@@ -131,6 +136,7 @@ def verify(token: str, keys: Sequence[bytes], now: datetime) -> Lease:
             net=_text(claims["net"]),
             dial=tuple(_text(item) for item in claims["dial"]),  # type: ignore[attr-defined]
             route=_text(claims.get("route", "")),
+            unwatched_s=_seconds(claims.get("unwatched_s")),
             id=_text(claims["jti"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
@@ -144,6 +150,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(type(value).__name__)
     return value
+
+
+def _seconds(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(type(value).__name__)
+    return float(value)
 
 
 def _claims(token: str, keys: Iterable[bytes]) -> dict[str, object]:

@@ -113,6 +113,7 @@ class Limits:
         How long the endpoints of a lost agent are kept for the same agent.
     owner_grace_s : float
         How long agents go on while nobody watches their domain: their owner may be restarting.
+        A lease may say otherwise.
     ended_keep_s : float
         How long the last words of an ended agent are kept for its owner.
     gone_keep_s : float

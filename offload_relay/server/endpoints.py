@@ -93,6 +93,11 @@ class Domain:
     gone: dict[str, str] = field(default_factory=dict)
     all_gone: str | None = None
 
+    def unwatched_s(self, usual_s: float) -> float:
+        """Return for how long its agents go on without an owner: as the most patient lease says."""
+        said = (agent.lease.unwatched_s for agent in self.agents.values())
+        return max((usual_s if s is None else s for s in said), default=usual_s)
+
     def gone_reason(self, job: str) -> str | None:
         """Return why `job` is to end; None if it is not."""
         return self.gone.get(job, self.all_gone)
@@ -212,7 +217,7 @@ class Directory:
             for agent in list(domain.agents.values()):
                 if self._is_over(agent, now_s):
                     self._forget(agent)
-            away = now_s - domain.owner_seen_s > self.limits.owner_grace_s
+            away = now_s - domain.owner_seen_s > domain.unwatched_s(self.limits.owner_grace_s)
             if away and domain.agents:
                 orphans += self.tell_gone(domain, [], "nobody has asked for this job any more")
             elif away and (

@@ -10,8 +10,9 @@ import pytest
 from cryptography import x509
 
 from dask_offload.bundle import write_worker_agent
-from dask_offload.recruit import RelayAccess, SitePlace, WorkerJobs, site_label
+from dask_offload.recruit import WorkerJobs
 from dask_offload.tls import ClusterAuthority
+from offload_relay.access import RelayAccess, SitePlace, site_label
 from offload_relay.agent.config import load_config
 from offload_relay.lease import may_dial, may_register, verify
 from offload_relay.protocol import Endpoint

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_offload.runtime import ClusterFolder, cluster_folders, runtime_root, slug
+from dask_offload.runtime import ClusterFolder, cluster_folders, runtime_root
+from offload_relay.access import slug
 from offload_sites.errors import OffloadError
 
 

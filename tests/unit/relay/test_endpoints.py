@@ -12,8 +12,8 @@ LIMITS = Limits(endpoints=2, lost_grace_s=90, owner_grace_s=600, ended_keep_s=30
 NAME = "127.0.0.1.j1.naples.c7:40001"
 
 
-def lease(job="c7-1", net="j1.naples.c7"):
-    return Lease("agent", "alice", "c7", datetime(2030, 1, 1, tzinfo=UTC), job=job, net=net)
+def lease(job="c7-1", net="j1.naples.c7", **more):
+    return Lease("agent", "alice", "c7", datetime(2030, 1, 1, tzinfo=UTC), job=job, net=net, **more)
 
 
 @pytest.fixture
@@ -125,6 +125,12 @@ def test_agents_whose_owner_stays_away_are_told_gone(directory):
     assert directory.sweep(10_601.0) == [agent]
     with pytest.raises(RefusedError):
         directory.connect(lease("c7-9", "j9.naples.c7"), "late-agent", 10_602.0)
+
+
+def test_a_lease_may_let_its_agent_go_on_for_longer_without_an_owner(directory):
+    session = directory.connect(lease(unwatched_s=7200.0), "a-session", 0.0)
+    assert directory.sweep(7200.0) == []
+    assert directory.sweep(7201.0) == [session]
 
 
 def test_it_is_remembered_for_days_that_a_domain_has_ended(directory):

@@ -33,6 +33,12 @@ def test_a_lease_arrives_as_it_was_signed():
     assert verify(sign(lease, KEY), [KEY], NOW) == lease
 
 
+def test_a_session_says_its_route_and_how_long_it_goes_on_unwatched():
+    lease = agent(route="/user/alice/", unwatched_s=7200.0)
+    assert verify(sign(lease, KEY), [KEY], NOW) == lease
+    assert agent().unwatched_s is None
+
+
 def test_a_lease_signed_with_a_former_key_is_good_while_that_key_is_listed():
     lease = agent()
     assert verify(sign(lease, KEY), [new_key(), KEY], NOW) == lease
