@@ -79,3 +79,10 @@ class JobEndedError(OffloadError):
         self.handle = handle
         self.status = status
         super().__init__(f"job {handle} ended ({status.state.name}): {status.reason}", status.hint)
+
+
+class LedgerError(OffloadError):
+    """The ledger cannot be opened, read or written: nothing new is started, what runs goes on."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, transient=True)
