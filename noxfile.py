@@ -30,6 +30,7 @@ PACKAGES = [
 AGENT = [
     "offload_relay/agent",
     *(f"offload_relay/{name}.py" for name in ("errors", "listener", "protocol", "splice")),
+    "interlink_spawner/session_payload.py",
 ]
 STRICT = {"PYTHONASYNCIODEBUG": "1"}
 
