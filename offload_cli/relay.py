@@ -58,8 +58,16 @@ class _Address(click.ParamType[tuple[str, int] | socket.socket]):
     help="File with the key that leases are signed with; made if it is not there. Give it twice "
     "while a key is being replaced.",
 )
-@click.option("--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Certificate of the public port with its chain, PEM. Without it the port speaks ws://.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Key of the certificate, PEM. Not needed if the certificate's file holds it.",
+)
 def relay(
     public: tuple[str, int] | socket.socket,
     dial: tuple[str, int] | socket.socket,
@@ -110,6 +118,10 @@ def _read_key(path: Path) -> bytes:
 
 def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if cert is None:
+        if key is not None:
+            raise click.UsageError(
+                "--tls-key needs --tls-cert: without it the port is not encrypted"
+            )
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
