@@ -28,6 +28,7 @@ from offload_sites.resolve import image_reference
 __all__ = ["doctor"]
 
 _FILES_FOR_200_WORKERS = 2048
+_PROBE_S = 60.0
 _PROBE = (
     "import json, sys\n"
     "found = {'python': '.'.join(map(str, sys.version_info[:3]))}\n"
@@ -84,7 +85,8 @@ async def _findings(catalog_path: Path | None, relay_url: str | None) -> AsyncIt
     try:
         catalog = open_catalog(catalog_path)
     except CatalogError as error:
-        yield _Finding(False, f"catalog: {len(error.problems)} problems", error.problems[0])
+        count = len(error.problems)
+        yield _Finding(False, f"catalog: {count} problem{'s' * (count != 1)}", error.problems[0])
         return
     yield _Finding(True, f"catalog: {catalog_path or 'the built-in one'}")
     async for finding in _sites(catalog):
@@ -129,17 +131,22 @@ def _files() -> _Finding:
 
 
 def _relay(url: str) -> _Finding:
-    parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
-        return _Finding(
-            False, f"relay: {url!r} is no URL of a relay", "it starts with ws:// or wss://"
-        )
     kinds = {"ws": http.client.HTTPConnection, "wss": http.client.HTTPSConnection}
-    connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=10)
+    parts = urlsplit(url)
+    try:
+        if not parts.hostname:
+            raise ValueError("no host")
+        connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=10)
+    except (KeyError, ValueError):  # another scheme, no host, or a port that is no number
+        return _Finding(
+            False,
+            f"relay: {url!r} is no URL of a relay",
+            "it looks like wss://relay.example.org, or ws://10.1.2.3:8300",
+        )
     try:
         connection.request("GET", parts.path.rstrip("/") + "/health")
         answer = connection.getresponse()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return _Finding(
             False,
             f"relay: {url} does not answer ({type(error).__name__})",
@@ -175,15 +182,26 @@ async def _images(catalog: Catalog) -> AsyncIterator[_Finding]:
             yield _Finding(None, f"image {name}: looked at when the first job starts in it")
 
 
+async def _output(*argv: str) -> bytes:
+    """Return what a program prints; one that takes too long is ended."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(_PROBE_S):
+            output, _ = await process.communicate()
+            return output
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def _image(name: str, python: str) -> _Finding:
     """Look into an image whose interpreter is on this computer."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            python, "-c", _PROBE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        output, _ = await asyncio.wait_for(process.communicate(), 60)
-        found = json.loads(output)
-    except (OSError, ValueError, TimeoutError):
+        found = dict(json.loads(await _output(python, "-c", _PROBE)))
+    except (OSError, ValueError, TypeError, TimeoutError):
         return _Finding(
             False, f"image {name}: {python} does not run", "correct `python` in the catalog"
         )

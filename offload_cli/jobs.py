@@ -158,10 +158,17 @@ async def _handle(sites: Mapping[str, SiteBackend], name: str) -> JobHandle:
         if handle.site not in sites:
             raise OffloadError(f"the catalog has no site {handle.site!r}")
         return handle
+    silent: list[OffloadError] = []
     for backend in sites.values():
-        found = await backend.find(name)
+        try:
+            found = await backend.find(name)
+        except OffloadError as error:
+            silent.append(error)
+            continue
         if name in found:
             return found[name]
+    if silent:
+        raise silent[0]  # it may be there
     raise OffloadError(f"no site knows a job {name!r}", "`offload jobs list --all` lists them")
 
 

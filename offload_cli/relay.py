@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
+import tempfile
 from pathlib import Path
 
 import click
@@ -17,6 +20,7 @@ from offload_relay.server import Relay, RelaySettings
 __all__ = ["relay"]
 
 _KEY_BYTES = 32
+_BACKLOG = 1024
 
 
 class _Address(click.ParamType[tuple[str, int] | socket.socket]):
@@ -27,7 +31,10 @@ class _Address(click.ParamType[tuple[str, int] | socket.socket]):
     ) -> tuple[str, int] | socket.socket:
         text = str(value)
         if text.startswith("fd:") and text[3:].isdigit():
-            return socket.socket(fileno=int(text[3:]))
+            try:
+                return socket.socket(fileno=int(text[3:]))
+            except OSError:
+                self.fail(f"{text[3:]} is no open socket", param, ctx)
         host, _, port = text.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             self.fail(f"{text!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
@@ -78,16 +85,10 @@ def relay(
     """Run a relay. Agents dial it from the sites; programs on this side reach them through it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("offload_relay.websockets").setLevel(logging.WARNING)
-    settings = RelaySettings(
-        keys=[_read_key(path) for path in key_files],
-        public=public,
-        dial=dial,
-        tls=_tls(tls_cert, tls_key),
-    )
-    try:
-        asyncio.run(_serve(settings))
-    except OSError as error:
-        raise click.ClickException(f"cannot listen: {error.strerror}") from error
+    keys = [_read_key(path) for path in key_files]
+    context = _tls(tls_cert, tls_key)
+    with _listen(public) as public_socket, _listen(dial) as dial_socket:
+        asyncio.run(_serve(RelaySettings(keys, public_socket, dial_socket, tls=context)))
 
 
 async def _serve(settings: RelaySettings) -> None:
@@ -98,12 +99,37 @@ async def _serve(settings: RelaySettings) -> None:
         await ended.wait()
 
 
+def _listen(where: tuple[str, int] | socket.socket) -> socket.socket:
+    """Return a socket that listens at an address, or the one that was inherited."""
+    if isinstance(where, socket.socket):
+        return where
+    host, port = where
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server(where, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        lookup = isinstance(error, socket.gaierror)
+        why = error.strerror if lookup else os.strerror(error.errno or 0)
+        raise click.ClickException(f"cannot listen on {host}:{port}: {why}") from error
+
+
+def _make_key(path: Path) -> None:
+    """Make a key, whole or not at all; the first of several who try at once wins."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as partial:
+        partial.write(new_key())
+        partial.flush()
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(partial.name)
+
+
 def _read_key(path: Path) -> bytes:
     """Return the key in `path`; make both if the file is not there."""
     try:
         if not path.exists():
-            path.touch(mode=0o600, exist_ok=False)
-            path.write_bytes(new_key())
+            _make_key(path)
+    except OSError as error:
+        raise click.ClickException(f"cannot make the key {path}: {error.strerror}") from error
+    try:
         if path.stat().st_mode & 0o077:
             raise click.ClickException(f"{path} is open to others: chmod 600 {path}")
         key = path.read_bytes()
@@ -127,5 +153,7 @@ def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as error:
-        raise click.ClickException(f"{cert} and its key do not fit together") from error
+        raise click.ClickException(
+            f"{cert} is no certificate with its key, as PEM; check --tls-cert and --tls-key"
+        ) from error
     return context
