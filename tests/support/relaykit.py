@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,6 +66,9 @@ class Kit:
         self.key = new_key()
         self.relay: Relay | None = None
         self.ports = (0, 0)
+        self.host = "127.0.0.1"
+        # Words before an agent's command: what has it run somewhere else.
+        self.inside: list[str] = []
         self.agents: list[AgentProcess] = []
         self.streams: list[Stream] = []
         self.archive = write_agent(folder)
@@ -72,10 +76,14 @@ class Kit:
     async def start(self) -> None:
         public, dial = self.ports
         settings = RelaySettings(
-            [self.key], ("127.0.0.1", public), ("127.0.0.1", dial), limits=self.limits
+            [self.key], self.public(public), ("127.0.0.1", dial), limits=self.limits
         )
         self.relay = await Relay(settings).__aenter__()
         self.ports = (self.relay.public_port, self.relay.dial_port)
+
+    def public(self, port: int) -> tuple[str, int] | socket.socket:
+        """Return where the relay's public port is to be."""
+        return self.host, port
 
     async def stop(self) -> None:
         relay, self.relay = self.relay, None
@@ -84,7 +92,7 @@ class Kit:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.ports[0]}"
+        return f"ws://{self.host}:{self.ports[0]}"
 
     def token(self, role: str = "owner", number: int = 1, **changes: object) -> str:
         return sign(self.lease(role, number, **changes), self.key)
@@ -121,7 +129,10 @@ class Kit:
         process = AgentProcess(folder)
         with (folder / "log").open("wb") as log:
             process.process = await asyncio.create_subprocess_exec(
-                python, str(self.archive), "agent.json", cwd=folder, stdout=log, stderr=log
+                *(*self.inside, python, str(self.archive), "agent.json"),
+                cwd=folder,
+                stdout=log,
+                stderr=log,
             )
         self.agents.append(process)
         return process
