@@ -124,10 +124,17 @@ def session_domain(user: str, session: str) -> str:
     return f"{session}.{user_label(user)}"
 
 
-def session_owner(relay: RelayAccess, user: str, session: str, expires: datetime) -> str:
-    """Return the lease with which a hub watches and ends the session with the id `session`."""
+def session_owner(
+    relay: RelayAccess, user: str, session: str, route: str, expires: datetime
+) -> str:
+    """Return the lease with which a hub watches and ends the session with the id `session`.
+
+    While it watches, the relay's gateway keeps `route` for this session: it answers 503 there until
+    the agent has come, and never lets another server of this user answer in its place.
+    """
     domain = session_domain(user, session)
-    return sign(Lease(role="owner", user=user, domain=domain, expires=expires), relay.key)
+    lease = Lease(role="owner", user=user, domain=domain, expires=expires, route=route)
+    return sign(lease, relay.key)
 
 
 def session_job(request: SessionRequest, agent: Path) -> tuple[JobSpec, SecretFiles]:

@@ -50,7 +50,8 @@ class Lease:
         What it may dial: endpoints as they are, or `*.<net>` for every endpoint in a net.
     route : str
         For a session: the path of the hub's proxy that its one endpoint answers for, such as
-        `/user/alice/` (with both slashes). The relay's gateway routes by it. Empty for workers.
+        `/user/alice/` (with both slashes). The relay's gateway routes by it, and keeps it for the
+        session while an owner with it watches. Empty for workers.
     unwatched_s : float or None
         For how long an agent goes on while nobody watches its domain, in seconds; None for the
         relay's own limit (`Limits.owner_grace_s`), which suits workers. A session outlives its hub.

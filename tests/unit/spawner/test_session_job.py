@@ -90,10 +90,11 @@ def test_a_session_reaches_its_users_clusters_and_nobody_elses(agent, tmp_path):
 
 
 def test_the_hub_watches_one_session_and_dials_nothing():
-    token = session_owner(request().relay, "alice", "s1f2e", NOW + timedelta(hours=1))
+    end = NOW + timedelta(hours=1)
+    token = session_owner(request().relay, "alice", "s1f2e", "/user/alice/", end)
     lease = verify(token, [KEY], NOW)
     assert (lease.role, lease.domain, lease.dial) == ("owner", f"s1f2e.{ALICE}", ())
-    assert lease.domain == request().domain
+    assert (lease.domain, lease.route) == (request().domain, request().route)
 
 
 def test_the_payload_travels_in_the_archive_without_the_rest_of_its_package(agent):
