@@ -1,6 +1,6 @@
 """The payload of a session's job: a JupyterHub server on loopback, registered with the agent.
 
-Travels in the agent's archive: standard library, Python 3.9. Run by the agent as
+Travels in the agent's archive: standard library and the relay's protocol, Python 3.9. Run by it as
 `agent.pyz --payload interlink_spawner.session_payload session.json`.
 """
 
@@ -23,6 +23,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from offload_relay.protocol import render_request_head
 
 __all__ = ["main"]
 
@@ -232,11 +234,8 @@ def _register(port: int) -> socket.socket:
     host, _, number = os.environ["OFFLOAD_DIAL"].rpartition(":")
     agent = socket.create_connection((host, int(number)), timeout=_REGISTER_WITHIN_S)
     endpoint = f"127.0.0.1.{os.environ['OFFLOAD_NET']}:{port}"
-    agent.sendall(
-        f"REGISTER {endpoint} HTTP/1.1\r\n"
-        f"Proxy-Authorization: Bearer {os.environ['OFFLOAD_DIAL_TOKEN']}\r\n"
-        "Offload-Route: yes\r\n\r\n".encode()
-    )
+    token = os.environ["OFFLOAD_DIAL_TOKEN"]
+    agent.sendall(render_request_head("REGISTER", endpoint, token, serves=True))
     answer = agent.recv(4096).partition(b"\r\n")[0].decode("latin-1")
     if " 200 " not in answer:
         raise _Unfit(f"the relay refuses this session: {answer}", "start it again")

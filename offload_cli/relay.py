@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from offload_relay.errors import RelayError
 from offload_relay.lease import new_key
 from offload_relay.server import Relay, RelaySettings
 
@@ -57,6 +58,12 @@ class _Address(click.ParamType[tuple[str, int] | socket.socket]):
     help="Where hub-side programs connect, with /health and /metrics. Keep it private.",
 )
 @click.option(
+    "--gateway",
+    type=_Address(),
+    default=None,
+    help="Where the proxy of a hub reaches sessions (HTTP). Keep it private. Not given: no sessions.",
+)
+@click.option(
     "--key-file",
     "key_files",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -76,8 +83,10 @@ class _Address(click.ParamType[tuple[str, int] | socket.socket]):
     help="Key of the certificate, PEM. Not needed if the certificate's file holds it.",
 )
 def relay(
+    *,
     public: tuple[str, int] | socket.socket,
     dial: tuple[str, int] | socket.socket,
+    gateway: tuple[str, int] | socket.socket | None,
     key_files: tuple[Path, ...],
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -87,8 +96,18 @@ def relay(
     logging.getLogger("offload_relay.websockets").setLevel(logging.WARNING)
     keys = [_read_key(path) for path in key_files]
     context = _tls(tls_cert, tls_key)
-    with _listen(public) as public_socket, _listen(dial) as dial_socket:
-        asyncio.run(_serve(RelaySettings(keys, public_socket, dial_socket, tls=context)))
+    with contextlib.ExitStack() as sockets:
+        settings = RelaySettings(
+            keys,
+            public=sockets.enter_context(_listen(public)),
+            dial=sockets.enter_context(_listen(dial)),
+            gateway=sockets.enter_context(_listen(gateway)) if gateway else None,
+            tls=context,
+        )
+        try:
+            asyncio.run(_serve(settings))
+        except RelayError as error:
+            raise click.ClickException(str(error)) from error
 
 
 async def _serve(settings: RelaySettings) -> None:

@@ -37,6 +37,7 @@ __all__ = [
     "PATH_DIAL",
     "PATH_PARK",
     "PATH_WATCH",
+    "SERVES_HEADER",
     "SILENT_BEATS",
     "VERSION",
     "Agents",
@@ -78,6 +79,9 @@ PATH_WATCH = "/watch"
 #: Header of all of an agent's requests: random, chosen anew by each agent process. It proves on a
 #: reconnect that this is the same one, and ties parked connections to their control connection.
 INSTANCE_HEADER = "Offload-Instance"
+
+#: Header of a REGISTER on an agent's dial port: with any value, this is the server of a session.
+SERVES_HEADER = "Offload-Serves"
 
 #: Net of the programs that the relay reaches by plain TCP.
 HUB_NET = "hub"
@@ -279,10 +283,14 @@ class Welcome:
 
 @dataclasses.dataclass(frozen=True)
 class Register:
-    """Agent → relay: its payload listens at `endpoint`."""
+    """Agent → relay: its payload listens at `endpoint`.
+
+    With `serves` it is the server that answers for the route of the agent's lease.
+    """
 
     type: ClassVar[str] = "register"
     endpoint: str
+    serves: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -364,8 +372,9 @@ class Agents:
     """Relay → owner on a watch connection: agents of its domain that are new or have changed.
 
     Each entry holds `job`, `state` (`connected`, `lost`, `ended`), `since_s` (Unix time),
-    `endpoints` (count), `bytes_in`/`bytes_out` (carried so far), `info` (the agent's hello), and
-    for an ended one `exit_code`, `reason`, `hint`. The first message after connecting is complete.
+    `endpoints` (count), `serves` (the server of a session listens), `bytes_in`/`bytes_out` (carried
+    so far), `info` (the agent's hello), and for an ended one `exit_code`, `reason`, `hint`. The
+    first message after connecting is complete.
     """
 
     type: ClassVar[str] = "agents"
@@ -401,6 +410,7 @@ _MESSAGES: dict[str, type[Any]] = {
     )
 }
 _KINDS: Mapping[str, Any] = {
+    "bool": bool,
     "int": int,
     "float": (int, float),
     "str": str,
@@ -449,7 +459,7 @@ def _field(name: str, field: dataclasses.Field[Any], value: Mapping[str, object]
     found = value.get(field.name)
     kind = _KINDS[str(field.type)]
     # bool is an int to Python; it is not one to us.
-    good = isinstance(found, kind) and not isinstance(found, bool)
+    good = isinstance(found, kind) and (kind is bool or not isinstance(found, bool))
     if good and isinstance(found, list):
         inner = str if field.type == "list[str]" else dict
         good = all(isinstance(item, inner) for item in found)
@@ -489,9 +499,16 @@ _STATUS = re.compile(r"HTTP/1[.][01] (?P<status>[0-9]{3})(?: (?P<reason>[ -~]*))
 _HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*(?P<value>[ -~\t]*)")
 
 
-def render_request_head(method: str, target: str, token: str = "") -> bytes:
-    """Return the head that asks a dial port for `method` (CONNECT, REGISTER, GET) on `target`."""
+def render_request_head(
+    method: str, target: str, token: str = "", *, serves: bool = False
+) -> bytes:
+    """Return the head that asks a dial port for `method` (CONNECT, REGISTER, GET) on `target`.
+
+    `serves` marks the REGISTER of the server of a session.
+    """
     lines = [f"{method} {target} HTTP/1.1", f"Host: {target}"]
+    if serves:
+        lines.append(f"{SERVES_HEADER}: yes")
     if token:
         lines.append(f"Proxy-Authorization: Bearer {token}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")

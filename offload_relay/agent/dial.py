@@ -1,7 +1,8 @@
 """The agent's loopback port: the payload dials out and registers what it listens on.
 
 `CONNECT <endpoint>` opens a stream; `REGISTER <endpoint>` holds an endpoint for as long as the
-connection stays open, so that a payload that dies gives its endpoints back. Both need the secret
+connection stays open, so that a payload that dies gives its endpoints back; with the header
+`Offload-Serves` it is the server of this session, to which the relay's gateway leads. Both need the secret
 that only the payload's environment holds: others may have processes on this node.
 """
 
@@ -16,6 +17,7 @@ from offload_relay.errors import RelayError, RemoteProtocolError
 from offload_relay.listener import StreamServer, read_head
 from offload_relay.protocol import (
     LIMITS,
+    SERVES_HEADER,
     Endpoint,
     render_response_head,
 )
@@ -60,7 +62,8 @@ class LoopbackPort:
             if head.method == "CONNECT":
                 await self._connect(endpoint, reader, writer, early)
             elif head.method == "REGISTER":
-                await self._register(endpoint, reader, writer)
+                serves = SERVES_HEADER.lower() in head.headers
+                await self._register(endpoint, reader, writer, serves=serves)
             else:
                 writer.write(render_response_head(405, "CONNECT or REGISTER"))
         except RelayError as error:
@@ -79,10 +82,15 @@ class LoopbackPort:
             await splice(TcpSide(reader, writer, early), WebSocketSide(websocket))
 
     async def _register(
-        self, endpoint: Endpoint, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        endpoint: Endpoint,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        serves: bool,
     ) -> None:
         try:
-            await asyncio.wait_for(self._link.register(endpoint), _WAIT_S)
+            await asyncio.wait_for(self._link.register(endpoint, serves=serves), _WAIT_S)
             writer.write(render_response_head(200, "registered"))
             await writer.drain()
             while await reader.read(4096):

@@ -65,6 +65,7 @@ class Link:
         self._control: ClientConnection | None = None
         self._connected = asyncio.Event()
         self._endpoints: dict[str, asyncio.Future[None]] = {}
+        self._serving: set[str] = set()
         self._target = 0
         self._heartbeat_s = LIMITS.heartbeat_s
         self._want = 0
@@ -118,7 +119,7 @@ class Link:
         beat = asyncio.ensure_future(self._heartbeat(control))
         try:
             for endpoint in list(self._endpoints):
-                await control.send(encode(protocol.Register(endpoint)))
+                await control.send(self._registration(endpoint))
             self._connected.set()
             self._top_up()
             await self._messages(control)
@@ -189,8 +190,15 @@ class Link:
 
     # --- endpoints -----------------------------------------------------------------------------
 
-    async def register(self, endpoint: Endpoint) -> None:
+    async def register(self, endpoint: Endpoint, *, serves: bool = False) -> None:
         """Hold `endpoint` at the relay, now and after each reconnect.
+
+        Parameters
+        ----------
+        endpoint : Endpoint
+            What the payload listens at.
+        serves : bool
+            It is the server that answers for the route of the lease.
 
         Raises
         ------
@@ -199,20 +207,26 @@ class Link:
         """
         name = str(endpoint)
         settled = self._endpoints.setdefault(name, asyncio.get_event_loop().create_future())
+        if serves:
+            self._serving.add(name)
         if self._control is not None:
             with contextlib.suppress(ConnectionClosed):
-                await self._control.send(encode(protocol.Register(name)))
+                await self._control.send(self._registration(name))
         await asyncio.shield(settled)
 
     async def unregister(self, endpoint: Endpoint) -> None:
         """Give `endpoint` back."""
         name = str(endpoint)
         settled = self._endpoints.pop(name, None)
+        self._serving.discard(name)
         if settled is not None:
             settled.cancel()
             if self._control is not None:
                 with contextlib.suppress(ConnectionClosed):
                     await self._control.send(encode(protocol.Unregister(name)))
+
+    def _registration(self, name: str) -> str:
+        return encode(protocol.Register(name, name in self._serving))
 
     def _settle(self, endpoint: str, error: RelayError | None) -> None:
         settled = self._endpoints.get(endpoint)

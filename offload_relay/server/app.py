@@ -13,23 +13,27 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from offload_relay import protocol
-from offload_relay.errors import LeaseError, RemoteProtocolError
+from offload_relay.errors import LeaseError, RelayError, RemoteProtocolError
 from offload_relay.lease import Lease, may_dial, verify
 from offload_relay.protocol import CloseCode, Endpoint, Limits
 from offload_relay.server import control
 from offload_relay.server.dialport import DialPort, listen_on
 from offload_relay.server.endpoints import Agent, Directory, RefusedError
+from offload_relay.server.gateway_limits import GatewayLimits
 from offload_relay.server.metrics import Metrics
 from offload_relay.splice import Side, TcpSide, WebSocketSide, splice
+
+if TYPE_CHECKING:
+    from offload_relay.server.gateway import Gateway
 
 __all__ = ["Relay", "RelaySettings"]
 
@@ -52,17 +56,24 @@ class RelaySettings:
         A socket that outlives the relay keeps its port, and holds connections while it restarts.
     dial : (str, int) or socket
         Where hub-side programs connect (HTTP CONNECT, `/health`, `/metrics`). Keep it private.
+    gateway : (str, int), socket or None
+        Where the proxy of a hub connects (HTTP); None for a relay without sessions. Keep it private.
+        Needs the extra `gateway` of this project.
     tls : SSLContext or None
         For the public port; None behind a proxy that ends TLS.
     limits : Limits
         What one peer may cost.
+    gateway_limits : GatewayLimits
+        What one user of the gateway may cost.
     """
 
     keys: Sequence[bytes]
     public: tuple[str, int] | socket.socket = ("127.0.0.1", 0)
     dial: tuple[str, int] | socket.socket = ("127.0.0.1", 0)
+    gateway: tuple[str, int] | socket.socket | None = None
     tls: ssl.SSLContext | None = None
     limits: Limits = protocol.LIMITS
+    gateway_limits: GatewayLimits = field(default_factory=GatewayLimits)
 
 
 class Relay:
@@ -83,6 +94,9 @@ class Relay:
         self._stack = contextlib.AsyncExitStack()
         self._public: Server | None = None
         self._dial_port = DialPort(self)
+        self._gateway = _gateway(self) if settings.gateway is not None else None
+        #: Set, and replaced, when an agent has registered the server of a session.
+        self.served = asyncio.Event()
 
     @property
     def public_port(self) -> int:
@@ -94,6 +108,12 @@ class Relay:
     def dial_port(self) -> int:
         """The port that hub-side programs connect to."""
         return self._dial_port.port
+
+    @property
+    def gateway_port(self) -> int:
+        """The port that the proxy of a hub connects to."""
+        assert self._gateway is not None  # noqa: S101  # asked for
+        return self._gateway.port
 
     async def __aenter__(self) -> Self:
         _raise_file_limit()
@@ -119,6 +139,9 @@ class Relay:
             )
         )
         await self._stack.enter_async_context(_background(self._sweep()))
+        if self._gateway is not None:
+            await self._stack.enter_async_context(self._gateway)
+            log.info("gateway listens on port %d", self.gateway_port)
         log.info("relay listens on port %d, dial port %d", self.public_port, self.dial_port)
         return self
 
@@ -152,6 +175,11 @@ class Relay:
     def verify(self, token: str) -> Lease:
         """Return the lease in `token`; raises LeaseError."""
         return verify(token.strip(), self.settings.keys, datetime.now(UTC))
+
+    def announce_server(self) -> None:
+        """Wake the requests that wait for the server of a session."""
+        self.served.set()
+        self.served = asyncio.Event()
 
     def refuse(self, reason: str) -> None:
         """Count one refusal."""
@@ -308,6 +336,17 @@ class Relay:
             await asyncio.sleep(min(_SWEEP_S, self.limits.lost_grace_s / 4))
             for agent in self.directory.sweep(time.time()):
                 await control.send_gone(self, agent)
+
+
+def _gateway(relay: Relay) -> Gateway:
+    try:
+        from offload_relay.server.gateway import Gateway
+    except ImportError as error:
+        raise RelayError(
+            "the gateway of the relay needs h11, which is not installed",
+            "pip install 'interlink-offload[gateway]'",
+        ) from error
+    return Gateway(relay)
 
 
 def _bearer(request: Request) -> str:

@@ -207,8 +207,8 @@ async def _agent_messages(relay: Relay, websocket: ServerConnection, agent: Agen
         async with asyncio.timeout(protocol.SILENT_BEATS * relay.limits.heartbeat_s):
             message = parse_message(await _text(websocket))
         match message:
-            case protocol.Register(endpoint=endpoint):
-                refused = relay.directory.register(agent, endpoint)
+            case protocol.Register(endpoint=endpoint, serves=serves):
+                refused = relay.directory.register(agent, endpoint, serves=serves)
                 answer = (
                     protocol.Refused(endpoint, refused)
                     if refused
@@ -217,9 +217,11 @@ async def _agent_messages(relay: Relay, websocket: ServerConnection, agent: Agen
                 await websocket.send(encode(answer))
                 if not refused:
                     relay.arrivals.announce(endpoint)
+                    if serves:
+                        relay.announce_server()
                     _changed(relay, agent)
             case protocol.Unregister(endpoint=endpoint):
-                agent.endpoints.discard(endpoint)
+                relay.directory.unregister(agent, endpoint)
                 _changed(relay, agent)
             case protocol.Ended():
                 relay.directory.end(agent, message, time.time())
@@ -295,6 +297,7 @@ async def serve_owner(relay: Relay, websocket: ServerConnection, lease: Lease) -
     """Serve one watch connection until it ends. Raises as `serve_agent` does."""
     domain = relay.directory.domain(lease.domain, time.time())
     watcher = Watcher(domain)
+    relay.directory.routes.keep(lease.route, 1)
     domain.owners += 1
     relay.watchers.setdefault(lease.domain, set()).add(watcher)
     try:
@@ -311,6 +314,7 @@ async def serve_owner(relay: Relay, websocket: ServerConnection, lease: Lease) -
         raise group_error.exceptions[0] from None
     finally:
         domain.owners -= 1
+        relay.directory.routes.keep(lease.route, -1)
         domain.owner_seen_s = time.time()
         relay.watchers[lease.domain].discard(watcher)
         if not relay.watchers[lease.domain]:

@@ -25,6 +25,7 @@ from typing import Any
 
 from offload_relay.lease import Lease, may_register
 from offload_relay.protocol import CloseCode, Ended, Endpoint, Limits
+from offload_relay.server.routes import Routes
 
 __all__ = ["Agent", "Directory", "Domain", "Phase", "RefusedError"]
 
@@ -48,7 +49,10 @@ class Phase(enum.Enum):
 
 @dataclass(eq=False)
 class Agent:
-    """One agent. `parked` (newest last), `waiting` and `streams` hold the edge's own objects."""
+    """One agent. `parked` (newest last), `waiting` and `streams` hold the edge's own objects.
+
+    `served` is the endpoint that answers for the route of its lease; empty until it is registered.
+    """
 
     lease: Lease
     instance: str
@@ -56,6 +60,7 @@ class Agent:
     info: dict[str, Any] = field(default_factory=dict)
     phase: Phase = Phase.CONNECTED
     endpoints: set[str] = field(default_factory=set)
+    served: str = ""
     parked: collections.deque[Any] = field(default_factory=collections.deque)
     waiting: collections.deque[Any] = field(default_factory=collections.deque)
     streams: set[Any] = field(default_factory=set)
@@ -70,6 +75,7 @@ class Agent:
             "state": self.phase.value,
             "since_s": self.since_s,
             "endpoints": len(self.endpoints),
+            "serves": bool(self.served),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "info": self.info,
@@ -110,6 +116,7 @@ class Directory:
         self.limits = limits
         self.domains: dict[str, Domain] = {}
         self._by_net: dict[str, Agent] = {}
+        self.routes = Routes()
         #: Totals of agents already forgotten, so that counters never fall.
         self.bytes_in = 0
         self.bytes_out = 0
@@ -147,10 +154,12 @@ class Directory:
             holder.phase, holder.since_s, holder.lease = Phase.CONNECTED, now_s, lease
             # It registers anew what still listens; some of its payload may have died meanwhile.
             holder.endpoints.clear()
+            holder.served = ""
             return holder
         if holder is not None:
             self._forget(holder)
         agent = Agent(lease, instance, now_s)
+        self.routes.add(agent)
         domain.agents[lease.job] = self._by_net[lease.net] = agent
         return agent
 
@@ -169,15 +178,26 @@ class Directory:
             )
         return agent
 
-    def register(self, agent: Agent, text: str) -> str:
-        """Let `agent` hold the endpoint written in `text`; return why not, or an empty string."""
+    def register(self, agent: Agent, text: str, *, serves: bool = False) -> str:
+        """Let `agent` hold the endpoint written in `text`; return why not, or an empty string.
+
+        `serves`: it answers for the route of the agent's lease.
+        """
         endpoint = Endpoint.parse(text)
         if not may_register(agent.lease, endpoint):
             return f"the lease is for *.{agent.lease.net}, not for {endpoint}"
         if len(agent.endpoints) >= self.limits.endpoints and text not in agent.endpoints:
             return f"at most {self.limits.endpoints} endpoints for one agent"
         agent.endpoints.add(str(endpoint))
+        if serves:
+            agent.served = str(endpoint)
         return ""
+
+    def unregister(self, agent: Agent, endpoint: str) -> None:
+        """Let `agent` hold `endpoint` no more."""
+        agent.endpoints.discard(endpoint)
+        if agent.served == endpoint:
+            agent.served = ""
 
     def lookup(self, endpoint: Endpoint) -> Agent | None:
         """Return the connected agent that serves `endpoint`; None if it is not there now."""
@@ -195,6 +215,7 @@ class Directory:
         """Record the last words of `agent`."""
         agent.phase, agent.since_s, agent.ended = Phase.ENDED, now_s, words
         agent.endpoints.clear()
+        agent.served = ""
 
     def tell_gone(self, domain: Domain, jobs: list[str], reason: str) -> list[Agent]:
         """Record that `jobs` (none: all) are to end; return the agents to be told now."""
@@ -235,6 +256,7 @@ class Directory:
     def _forget(self, agent: Agent) -> None:
         self.bytes_in += agent.bytes_in
         self.bytes_out += agent.bytes_out
+        self.routes.remove(agent)
         self.domains[agent.lease.domain].agents.pop(agent.lease.job, None)
         if self._by_net.get(agent.lease.net) is agent:
             del self._by_net[agent.lease.net]

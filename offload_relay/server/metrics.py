@@ -27,8 +27,20 @@ class Metrics:
         )
         self.dials = Counter(
             "offload_relay_dials",
-            "Streams opened, by direction (site: towards an agent, hub: towards the hub's net).",
+            "Streams opened, by direction (site: towards an agent, session: by the gateway towards "
+            "an agent, hub: towards the hub's net).",
             ["to"],
+            registry=self._registry,
+        )
+        self.requests = Counter(
+            "offload_relay_gateway_requests",
+            "Requests through the gateway, by class of their status.",
+            ["status"],
+            registry=self._registry,
+        )
+        self.repeated = Counter(
+            "offload_relay_gateway_repeated",
+            "Requests that were sent again, since the server had just closed their stream.",
             registry=self._registry,
         )
         self._registry.register(self)

@@ -20,6 +20,7 @@ from offload_relay.protocol import (
     render_request_head,
 )
 from offload_relay.server import Relay, RelaySettings
+from offload_relay.server.gateway_limits import GatewayLimits
 from tests.support.waiting import eventually, scaled
 
 #: Times of the protocol in tests: one thirtieth of the real ones, scaled for slow machines.
@@ -60,12 +61,15 @@ asyncio.run(main())
 class Kit:
     """A relay with what is needed to use it. `port`s stay the same over `restart`."""
 
-    def __init__(self, folder: Path, limits: Limits = FAST) -> None:
+    def __init__(
+        self, folder: Path, limits: Limits = FAST, gateway: GatewayLimits | None = None
+    ) -> None:
         self.folder = folder
         self.limits = limits
+        self.gateway_limits = gateway
         self.key = new_key()
         self.relay: Relay | None = None
-        self.ports = (0, 0)
+        self.ports = (0, 0, 0)
         self.host = "127.0.0.1"
         # Words before an agent's command: what has it run somewhere else.
         self.inside: list[str] = []
@@ -74,12 +78,18 @@ class Kit:
         self.archive = write_agent(folder)
 
     async def start(self) -> None:
-        public, dial = self.ports
+        public, dial, gateway = self.ports
         settings = RelaySettings(
-            [self.key], self.public(public), ("127.0.0.1", dial), limits=self.limits
+            [self.key],
+            public=self.public(public),
+            dial=("127.0.0.1", dial),
+            gateway=("127.0.0.1", gateway) if self.gateway_limits else None,
+            limits=self.limits,
+            gateway_limits=self.gateway_limits or GatewayLimits(),
         )
         self.relay = await Relay(settings).__aenter__()
-        self.ports = (self.relay.public_port, self.relay.dial_port)
+        gateway = self.relay.gateway_port if self.gateway_limits else 0
+        self.ports = (self.relay.public_port, self.relay.dial_port, gateway)
 
     def public(self, port: int) -> tuple[str, int] | socket.socket:
         """Return where the relay's public port is to be."""
