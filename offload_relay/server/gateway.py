@@ -70,9 +70,9 @@ class Gateway:
         self._server = StreamServer(self._serve, limit=self._limits.chunk_bytes)
         self._settled_at_s = 0.0
         self._sweeper: asyncio.Task[None] | None = None
-        self.pool = Pool(relay, self._limits)
-        #: WebSockets that are open through it.
-        self.websockets = 0
+        self._pool = Pool(relay, self._limits)
+        self._websockets = 0
+        relay.metrics.gateway = self._counts
 
     @property
     def port(self) -> int:
@@ -88,7 +88,7 @@ class Gateway:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._server.stop()
-        self.pool.close()
+        self._pool.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -96,7 +96,10 @@ class Gateway:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._limits.pooled_s / 4))
-            self.pool.sweep()
+            self._pool.sweep()
+
+    def _counts(self) -> tuple[int, int, int]:
+        return self._pool.open - self._pool.idle, self._pool.idle, self._websockets
 
     # --- one connection of a client ------------------------------------------------------------
 
@@ -216,23 +219,23 @@ class Gateway:
                 raise
             raise RefusedRequestError(408, "the body of the request took too long") from None
         finally:
-            self.pool.release(server)
+            self._pool.release(server)
         return True
 
     async def _stream(self, agent: Agent, *, repeatable: bool) -> Upstream:
         try:
-            return await self.pool.acquire(agent, repeatable=repeatable)
+            return await self._pool.acquire(agent, repeatable=repeatable)
         except RefusedError as error:
             log.info("job %s: %s", agent.lease.job, error.reason)
             raise _NotThereError(Answer(503, "The session is too busy", error.reason)) from error
 
     @contextlib.contextmanager
     def _one_websocket(self) -> Iterator[None]:
-        self.websockets += 1
+        self._websockets += 1
         try:
             yield
         finally:
-            self.websockets -= 1
+            self._websockets -= 1
 
     # --- whose it is ---------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +18,8 @@ class Metrics:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
+        #: Tells busy streams, idle streams and WebSockets of a gateway.
+        self.gateway: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
         self._registry = CollectorRegistry()
         self.refused = Counter(
             "offload_relay_refused",
@@ -72,6 +74,18 @@ class Metrics:
             ["to_site"], self._directory.bytes_out + sum(a.bytes_out for a in agents)
         )
         yield carried
+        busy, idle, websockets = self.gateway()
+        streams = GaugeMetricFamily(
+            "offload_relay_gateway_streams",
+            "Streams of the gateway to the servers of sessions, by state.",
+            labels=["state"],
+        )
+        streams.add_metric(["busy"], busy)
+        streams.add_metric(["idle"], idle)
+        yield streams
+        yield GaugeMetricFamily(
+            "offload_relay_gateway_websockets", "WebSockets open through the gateway.", websockets
+        )
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""

@@ -16,6 +16,7 @@ def rendered():
     metrics = Metrics(Directory(LIMITS))
     metrics.refused.labels("lease").inc()
     metrics.dials.labels("site").inc()
+    metrics.requests.labels("2xx").inc()
     return metrics.render().decode()
 
 
@@ -38,4 +39,7 @@ def test_each_reason_of_a_refusal_is_described_and_no_other_is():
     server = "".join(t for n, t in pages.sources().items() if n.startswith("offload_relay/server"))
     closed = {code.name.lower() for code in CloseCode if f"CloseCode.{code.name}" in server}
     dial = re.findall(r"\b([45]\d\d)\b", pages.sources()["offload_relay/server/dialport.py"])
-    assert told == closed | of_sources | {f"dial_{status}" for status in dial}
+    # h11 itself finds 431 and 501 (heads that are too long; codings that nobody knows).
+    gateway = {"431", "501", *re.findall(r"\bRefusedRequestError\((\d{3})", server)}
+    ports = {f"dial_{status}" for status in dial} | {f"gateway_{status}" for status in gateway}
+    assert told == closed | of_sources | ports
