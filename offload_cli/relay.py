@@ -149,7 +149,7 @@ def _read_key(path: Path) -> bytes:
     except OSError as error:
         raise click.ClickException(f"cannot make the key {path}: {error.strerror}") from error
     try:
-        if path.stat().st_mode & 0o077:
+        if _open_to_others(path.stat()):
             raise click.ClickException(f"{path} is open to others: chmod 600 {path}")
         key = path.read_bytes()
     except OSError as error:
@@ -159,6 +159,15 @@ def _read_key(path: Path) -> bytes:
             f"{path} holds {len(key)} bytes; a key has at least {_KEY_BYTES}"
         )
     return key
+
+
+def _open_to_others(found: os.stat_result) -> bool:
+    """Tell whether more than the owner can read a key, or more than its group if root owns it.
+
+    A Secret of Kubernetes belongs to root, and to the group of the pod (`fsGroup`). libpq has the
+    same rule for its keys.
+    """
+    return bool(found.st_mode & (0o027 if found.st_uid == 0 else 0o077))
 
 
 def _tls(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
