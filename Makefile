@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-TIERS := test-netns test-browser test-htcondor test-kubernetes
-.PHONY: help setup demo test lint types unit contract integration docs wheel bench format lock clean $(TIERS)
+TIERS := test-netns test-browser test-htcondor test-kubernetes test-helm
+.PHONY: help setup demo test lint types unit contract integration docs images wheel bench format lock clean $(TIERS)
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,7 +29,7 @@ demo: $(STAMP) ## Analyse real data on workers of this computer. CHECK=1: check 
 test: $(STAMP) ## All tests that need nothing but Python packages.
 	$(BIN)/nox -s test
 
-lint types unit contract integration docs wheel: $(STAMP) ## One part of the checks.
+lint types unit contract integration docs images wheel: $(STAMP) ## One part of the checks.
 	$(BIN)/nox -s $@
 
 # Tiers that need more than Python packages; each says what is missing.

@@ -32,6 +32,13 @@ AGENT = [
     *(f"offload_relay/{name}.py" for name in ("errors", "listener", "protocol", "splice")),
     "interlink_spawner/session_payload.py",
 ]
+# The images, and the extras of pyproject.toml that each of them holds; none: nothing of this project.
+IMAGES = {
+    "hub": ["hub", "htcondor"],
+    "relay-service": ["gateway", "service", "htcondor"],
+    "session": ["dask"],
+    "worker": [],
+}
 STRICT = {"PYTHONASYNCIODEBUG": "1"}
 
 
@@ -106,6 +113,23 @@ def kubernetes(session: nox.Session) -> None:
 
 
 @nox.session
+def helm(session: nox.Session) -> None:
+    """Render the chart of helm-values/, and with Z2JH_CHART=<folder> that of the hub, and look.
+
+    The Helm SDK has an environment of its own: 250 MB that nothing else needs.
+    """
+    place = Path(".venv-helm")
+    locked = "requirements/helm.txt"
+    stamp = place / ".installed"
+    if not stamp.exists() or stamp.stat().st_mtime < Path(locked).stat().st_mtime:
+        session.run(sys.executable, "-m", "venv", "--clear", str(place))
+        pip = [str(place / "bin/python"), "-m", "pip", "install", "--quiet"]
+        session.run(*pip, "--require-hashes", "-r", locked, external=True)
+        stamp.touch()
+    run_pytest(session, "--require=helm", "tests/helm")
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, install it alone, and run tests with the sources out of reach."""
     dist = Path(session.create_tmp(), "dist")
@@ -135,16 +159,45 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def images(session: nox.Session) -> None:
+    """Run the smoke test of every image, in an environment made from what the image would hold.
+
+    `podman build -f images/NAME/Containerfile .` runs the same test, with the same packages, inside
+    the image; that needs a container engine and a registry, and this does not.
+    """
+    for name in session.posargs or IMAGES:
+        place = Path(session.create_tmp(), name)
+        session.run(sys.executable, "-m", "venv", "--clear", str(place))
+        python = str(place / "bin/python")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        locked = f"images/{name}/requirements.txt"
+        session.run(*pip, "--require-hashes", "-r", locked, external=True)
+        if IMAGES[name]:
+            session.run(*pip, "--no-deps", ".", external=True)
+        session.run(python, f"images/{name}/smoke.py", external=True)
+
+
+@nox.session
 def lock(session: nox.Session) -> None:
     """Resolve anew; `--upgrade` in the arguments takes newer releases."""
     place = Path(session.create_tmp(), "uv")
     session.run(sys.executable, "-m", "venv", str(place))
     session.run(str(place / "bin" / "pip"), "install", "--quiet", "uv", external=True)
-    session.run(
-        str(place / "bin" / "uv"),
-        *("pip", "compile", "pyproject.toml", "--all-extras", "--group", "dev"),
-        *("--universal", "--python-version", "3.11", "--generate-hashes"),
-        *("--no-emit-index-url", "--no-header", "--quiet", "-o", "requirements/dev.txt"),
-        *session.posargs,
-        external=True,
-    )
+
+    def resolve(locked: str, *args: str) -> None:
+        session.run(
+            *(str(place / "bin/uv"), "pip", "compile", *args, "--quiet", "-o", locked),
+            *("--universal", "--python-version", "3.11", "--generate-hashes"),
+            *("--no-emit-index-url", "--no-header", *session.posargs),
+            external=True,
+        )
+
+    resolve("requirements/dev.txt", "pyproject.toml", "--all-extras", "--group", "dev")
+    resolve("requirements/helm.txt", "requirements/helm.in")
+    resolve("images/build-requirements.txt", "images/build-requirements.in")
+    for name, extras in IMAGES.items():
+        given = ["pyproject.toml", *(f"--extra={one}" for one in extras)] if extras else []
+        # What runs beside a session has the session's releases: functions travel between them.
+        fit = ["-c", "images/session/requirements.txt"] if name == "worker" else []
+        folder = f"images/{name}"
+        resolve(f"{folder}/requirements.txt", *given, f"{folder}/requirements.in", *fit)

@@ -1,0 +1,78 @@
+{{- /* Labels that select the pods of one component. Call with (list $ "relay"). */}}
+{{- define "offload.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- /* All labels of an object of one component. Call with (list $ "relay"). */}}
+{{- define "offload.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "offload.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{- /* Labels of pods that the zero-to-jupyterhub chart, or its hub, makes.
+       Call with (list $ "hub"). app and release are on pods of all 4.x releases. */}}
+{{- define "offload.hubSelector" -}}
+{{- $root := index . 0 -}}
+app: {{ $root.Values.hub.app }}
+release: {{ $root.Values.hub.release }}
+component: {{ index . 1 }}
+{{- end }}
+
+{{- define "offload.image" -}}
+{{ required "image.name: the name of your image made from images/relay-service" .Values.image.name }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- /* What both deployments have in common in their pods. Call with $. */}}
+{{- define "offload.podSpec" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{ toJson . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{ toJson . }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{ toJson . }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 1000
+  runAsGroup: 1000
+  fsGroup: 1000
+  seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "offload.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* The keys of leases, each as one file. Call with $. */}}
+{{- define "offload.keyVolume" -}}
+- name: lease-keys
+  secret:
+    secretName: {{ .Values.relay.keys.existingSecret }}
+    # Owned by root, and readable by the group of these pods alone.
+    defaultMode: 0440
+    items:
+    {{- range .Values.relay.keys.names }}
+    - {key: {{ . | quote }}, path: {{ . | quote }}}
+    {{- end }}
+{{- end }}
+
+{{- define "offload.catalogName" -}}
+{{ .Values.catalog.existingConfigMap | default "offload-catalog" }}
+{{- end }}
+
+{{- define "offload.jobNamespaces" -}}
+{{ .Values.jobs.namespaces | default (list .Release.Namespace) | uniq | toJson }}
+{{- end }}
