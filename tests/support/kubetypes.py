@@ -39,13 +39,13 @@ def type_problems(kubernetes_object):
 
 
 def _problems(value, type_name, path):
-    if inner := re.fullmatch(r"[Ll]ist\[(.+)\]", type_name):
+    if inner := re.fullmatch(r"list\[(.+)\]", type_name):
         if not isinstance(value, list):
             yield f"{path}: expected a list, got {value!r}"
             return
         for number, one in enumerate(value):
             yield from _problems(one, inner[1], f"{path}[{number}]")
-    elif inner := re.fullmatch(r"[Dd]ict[\[(](\w+), (.+)[\])]", type_name):
+    elif inner := re.fullmatch(r"dict\((\w+), (.+)\)", type_name):
         if not isinstance(value, dict):
             yield f"{path}: expected a mapping, got {value!r}"
             return
