@@ -29,6 +29,7 @@ __all__ = [
     "KubernetesSite",
     "LocalSite",
     "Node",
+    "PodSite",
     "Toleration",
 ]
 
@@ -104,7 +105,9 @@ class Toleration(CatalogModel):
     )
 
 
-class _PodSite(BaseSite):
+class PodSite(BaseSite):
+    """What kinds whose jobs are pods have in common."""
+
     namespace: Line | None = Field(
         default=None,
         description="Namespace of the pods. Not given: that of the credentials in use.",
@@ -115,9 +118,17 @@ class _PodSite(BaseSite):
         "its service account.",
     )
     tolerations: list[Toleration] = Field(default=[], description="Taints that pods may ignore.")
+    labels: dict[Line, Value] = Field(
+        default={},
+        description="Labels of every pod, for example the queue of a quota system "
+        "(kueue.x-k8s.io/queue-name).",
+    )
+    gpu_resource: Line = Field(
+        default="nvidia.com/gpu", description="What Kubernetes calls the GPUs of this site."
+    )
 
 
-class KubernetesSite(_PodSite):
+class KubernetesSite(PodSite):
     """Plain pods in a Kubernetes cluster."""
 
     kind: Literal["kubernetes"]
@@ -145,7 +156,7 @@ class ImageRendering(CatalogModel):
     )
 
 
-class InterlinkSite(_PodSite):
+class InterlinkSite(PodSite):
     """A virtual node of interLink, in a Kubernetes cluster, with a batch system behind it."""
 
     kind: Literal["interlink"]
