@@ -46,7 +46,7 @@ child= asked=
 stop() {{
   [ -n "$child" ] || exit 143
   asked=yes
-  kill -s TERM "$child"
+  kill -s TERM "$child" 2> /dev/null
 }}
 trap stop TERM INT
 root=${{0%/run/start.sh}}
@@ -75,7 +75,7 @@ while :; do
   code=$?
   kill -0 "$child" 2> /dev/null || break
   # Once more: a signal is lost that comes between fork and exec.
-  [ -z "$asked" ] || {{ asked= && sleep 1 && kill -s TERM "$child"; }}
+  [ -z "$asked" ] || {{ asked= && sleep 1 && kill -s TERM "$child" 2> /dev/null; }}
 done
 case $code in 124 | 137)
   [ $(($(date +%s) - begun)) -ge {walltime_s} ] && code={walltime_exit} ;;
