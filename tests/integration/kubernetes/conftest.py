@@ -110,8 +110,8 @@ def alive(pod):
 
 def show_logs(place):
     """Print the logs of every process; pytest shows them for a test that fails."""
-    for path in sorted([*place.glob("run/*/*.log"), *place.glob("*.log"), *place.glob("kube/node/*/log")]):
+    for path in sorted(
+        [*place.glob("run/*/*.log"), *place.glob("*.log"), *place.glob("kube/node/*/log")]
+    ):
         with contextlib.suppress(OSError):
             print(f"--- {path.relative_to(place)}\n{path.read_text(errors='replace')[-4000:]}")
-
-
