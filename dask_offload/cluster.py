@@ -30,6 +30,7 @@ from dask_offload.config import load_defaults, seconds, setting
 from dask_offload.progress import Progress
 from dask_offload.rpc import RpcClient
 from dask_offload.runtime import ClusterFolder, cluster_folders, user_name
+from dask_offload.service_client import service_url
 from dask_offload.show import render_html, render_text
 from dask_offload.snapshot import JobRow, Snapshot
 from offload_relay.access import slug
@@ -131,8 +132,11 @@ class OffloadCluster(Cluster):
         _attach_to: ClusterFolder | None = None,
     ) -> None:
         self._n_workers = _whole("n_workers", n_workers)
+        relay = relay or _relay_setting()
+        catalog = catalog or setting("catalog")
         self._options: dict[str, Any] = {
-            "catalog": _absolute(catalog or setting("catalog")),
+            "catalog": _absolute(catalog),
+            "service": None if catalog or relay else _service(),
             "choice": {
                 "profile": profile or setting("profile"),
                 "image": image or setting("image"),
@@ -140,9 +144,9 @@ class OffloadCluster(Cluster):
                 "cpus": cpus,
                 "site": site,
             },
-            "relay": relay or _relay_setting(),
-            "preload": [*setting("worker.preload"), *preload],
+            "relay": relay,
         }
+        self._preload = [*setting("worker.preload"), *preload]
         self._folder = _attach_to
         self._shutdown_on_close = shutdown_on_close
         self._starting: asyncio.Future[None] | None = None
@@ -215,7 +219,7 @@ class OffloadCluster(Cluster):
         if isinstance(choice["walltime"], timedelta):
             choice["walltime"] = f"{choice['walltime'].total_seconds():.0f}s"
         try:
-            folder.write("cluster.json", {**self._options, **_settings(folder.name)})
+            folder.write("cluster.json", {**self._options, **_settings(folder.name, self._preload)})
         except BaseException:
             folder.remove()
             raise
@@ -574,6 +578,16 @@ def _absolute(path: str | Path | None) -> str | None:
     return str(Path(path).expanduser().resolve()) if path else None
 
 
+def _service() -> dict[str, Any] | None:
+    """Return the service of this hub, and in which session we are; None outside of a hub."""
+    url = service_url()
+    if not url:
+        return None
+    names = {"profile": "OFFLOAD_PROFILE", "image": "OFFLOAD_IMAGE"}
+    session = {key: os.environ.get(name) or None for key, name in names.items()}
+    return {"url": url, "session": session}
+
+
 def _relay_setting() -> dict[str, Any] | None:
     relay = setting("relay")
     if not relay["url"]:
@@ -592,7 +606,7 @@ def _security(hello: dict[str, Any]) -> Security:
     )
 
 
-def _settings(name: str) -> dict[str, Any]:
+def _settings(name: str, preload: Sequence[str]) -> dict[str, Any]:
     """Return what the supervisor has to know of this process and its configuration."""
     config = {section: dask.config.get(section, {}) for section in _TRAVELS}
     config["distributed"] = {
@@ -605,20 +619,24 @@ def _settings(name: str) -> dict[str, Any]:
         "owner_grace_s": seconds("owner-grace"),
         "relay_grace_s": seconds("relay-grace"),
         "queue_budget_s": seconds("queue-budget"),
-        "register_timeout_s": seconds("worker.register-timeout"),
-        "version_check": setting("version-check"),
         "dashboard_address": setting("dashboard-address"),
-        "dask_config": config,
-        "worker_config": setting("worker.config"),
         "adaptive": {
             "interval_s": seconds("adaptive.interval"),
             "target_duration_s": seconds("adaptive.target-duration"),
             "grace_s": seconds("adaptive.scale-down-grace"),
         },
-        "versions": {
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "dask": dask.__version__,
-            "distributed": distributed.__version__,
+        # What every worker is told.
+        "worker": {
+            "preload": list(preload),
+            "register_timeout_s": seconds("worker.register-timeout"),
+            "version_check": setting("version-check"),
+            "dask_config": config,
+            "worker_config": setting("worker.config"),
+            "versions": {
+                "python": ".".join(map(str, sys.version_info[:3])),
+                "dask": dask.__version__,
+                "distributed": distributed.__version__,
+            },
         },
     }
 

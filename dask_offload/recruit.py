@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dask_offload.tls import ClusterAuthority
-from offload_relay.access import RelayAccess, SitePlace
+from dask_offload.tls import Credential
+from offload_relay.access import RelayAccess, SitePlace, site_label
 from offload_relay.agent.config import AgentConfig
 from offload_relay.lease import Lease, sign
 from offload_sites.jobs import ImageRef, JobSpec, Resources, SecretFiles
 
-__all__ = ["WorkerJobs"]
+__all__ = ["WorkerJobs", "site_place"]
 
 AGENT_FILE = "offload-agent.pyz"
 _AGENT_CONFIG = "agent.json"
@@ -39,16 +39,16 @@ class WorkerJobs:
 
     Parameters
     ----------
-    cluster : str
-        Unique id of the cluster, a label: the domain of its nets and the prefix of its keys.
+    domain : str
+        Last labels of the nets of the cluster, unique to it.
     user : str
         Whose it is.
     scheduler : str
         Address of the scheduler, `relay://…`.
     relay : RelayAccess
         Where agents dial.
-    authority : ClusterAuthority
-        Signs the workers' certificates.
+    credential : callable
+        Returns a worker's certificate that is good for at least the time given.
     agent : Path
         The agent's archive.
     image : ImageRef
@@ -64,13 +64,15 @@ class WorkerJobs:
         `register_timeout_s` for workers.
     environment, labels : mapping
         For the payload; for people who look at a queue.
+    unwatched : timedelta or None
+        For how long a job goes on while nobody watches its domain; None for the relay's own limit.
     """
 
-    cluster: str
+    domain: str
     user: str
     scheduler: str
     relay: RelayAccess
-    authority: ClusterAuthority
+    credential: Callable[[timedelta], Credential]
     agent: Path
     image: ImageRef
     unit: Resources
@@ -81,6 +83,7 @@ class WorkerJobs:
     settings: Mapping[str, Any]
     environment: Mapping[str, str]
     labels: Mapping[str, str]
+    unwatched: timedelta | None = None
 
     def prepare(
         self, site: str, workers: int, keys: Sequence[str]
@@ -96,7 +99,7 @@ class WorkerJobs:
         )
         expires = datetime.now(UTC) + self.queue_budget + self.walltime
         # One certificate for the jobs of one submission: they are of one user and one cluster.
-        credential = self.authority.issue("worker", self.queue_budget + self.walltime)
+        credential = self.credential(self.queue_budget + self.walltime)
         tls = {"ca": credential.ca, "cert": credential.cert, "key": credential.key}
         return spec, {key: self._secrets(site, workers, key, expires, tls) for key in keys}
 
@@ -104,16 +107,17 @@ class WorkerJobs:
         self, site: str, workers: int, key: str, expires: datetime, tls: Mapping[str, str]
     ) -> SecretFiles:
         place = self.places[site]
-        shared = f"{place.label}.{self.cluster}"
+        shared = f"{place.label}.{self.domain}"
         net = f"j{key.rpartition('-')[2]}.{shared}"
         lease = Lease(
             role="agent",
             user=self.user,
-            domain=self.cluster,
+            domain=self.domain,
             expires=expires,
             job=key,
             net=net,
-            dial=(self.scheduler.removeprefix("relay://"), f"*.{self.cluster}"),
+            dial=(self.scheduler.removeprefix("relay://"), f"*.{self.domain}"),
+            unwatched_s=self.unwatched.total_seconds() if self.unwatched else None,
         )
         agent = AgentConfig(
             relay=self.relay.url,
@@ -139,3 +143,10 @@ class WorkerJobs:
             "tls": tls,
         }
         return {_AGENT_CONFIG: agent.render(), _WORKER_CONFIG: json.dumps(worker).encode()}
+
+
+def site_place(name: str, kind: str, network: str) -> SitePlace:
+    """Return what matters to workers of the site `name`, with `kind` and `network` of the catalog."""
+    shared = network == "site"
+    bind = "127.0.0.1" if kind == "local" or not shared else "auto"
+    return SitePlace(site_label(name), shared, bind)

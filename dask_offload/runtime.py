@@ -37,7 +37,10 @@ _PROBE_S = 2.0
 
 
 def user_name() -> str:
-    """Return the name of this user, or their number where there is no name for it."""
+    """Return the name of this user: of the hub, or of this computer, or a number without a name."""
+    of_hub = os.environ.get("JUPYTERHUB_USER")
+    if of_hub:  # in a hub's images everybody is called the same
+        return of_hub
     try:
         return getpass.getuser()
     except (KeyError, OSError):

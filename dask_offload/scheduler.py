@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 async def _serve(folder: ClusterFolder, config: dict[str, Any]) -> None:
     dask.config.update(dask.config.config, config["dask_config"])
     reach = config["reach"]
-    set_reach(Reach(scope=reach["scope"], dial=reach["dial"], token=reach["token"]))
+    set_reach(Reach(**reach))
     tls = config["tls"]
     scheduler = Scheduler(
         host=f"{config['bind']}.{reach['scope']}",

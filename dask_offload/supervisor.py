@@ -1,4 +1,4 @@
-"""One process per cluster: owns its scheduler, its loopback relay, and its jobs.
+"""One process per cluster: owns its scheduler, and what keeps its workers coming.
 
 Started by `OffloadCluster` as `python -m dask_offload.supervisor FOLDER`, detached. Notebooks attach
 to its socket; it ends everything when it is told to, or when no notebook has been attached for the
@@ -12,37 +12,26 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from dask_offload.adaptive import Adaptive, Bounds
-from dask_offload.bundle import write_worker_agent
 from dask_offload.children import Child
+from dask_offload.direct import DirectWorkforce
 from dask_offload.owners import Owners
-from dask_offload.recruit import WorkerJobs
+from dask_offload.remote import RemoteWorkforce
 from dask_offload.rpc import Caller, Handler, RpcClient, RpcServer
 from dask_offload.runtime import ClusterFolder
 from dask_offload.snapshot import Snapshot, WorkerInfo, make_snapshot
 from dask_offload.tls import ClusterAuthority
-from offload_relay.access import RelayAccess, SitePlace, site_label
+from dask_offload.workforce import Workforce
 from offload_relay.errors import RelayError
-from offload_relay.lease import Lease, new_key, sign
-from offload_relay.owner import Owner
-from offload_relay.protocol import HUB_NET
-from offload_sites.catalog import BaseSite, Catalog
 from offload_sites.errors import OffloadError
-from offload_sites.fleet import Fleet
-from offload_sites.fleet_plan import FleetJob, Policy, Word, word_of
-from offload_sites.jobs import AgentStatus, JobSpec, SecretFiles
-from offload_sites.load import default_catalog, load_catalog
-from offload_sites.registry import create_backend
-from offload_sites.resolve import Choice, Resolved, resolve, workers_per_job
 
 __all__ = ["main"]
 
@@ -52,7 +41,6 @@ _LIFETIME = timedelta(days=30)
 _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
 _START_S = 60.0
-_COUNTERS_S = 2.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,39 +85,18 @@ class Supervisor:
     def __init__(self, folder: ClusterFolder, options: Mapping[str, Any]) -> None:
         self._folder = folder
         self._options = options
-        self._id = str(options["id"])
-        self._catalog = _catalog(options)
-        self._choice = resolve(
-            self._catalog,
-            Choice(**options["choice"]),
-            purpose="workers",
-            groups=None,  # who loads a catalog could as well edit it
-        )
-        self._authority = ClusterAuthority(self._id)
-        self._owners = Owners(float(options["owner_grace_s"]))
+        self._authority = ClusterAuthority(str(options["id"]))
+        self._owners: Owners
         self._closing = asyncio.Event()
         self._closed: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._poked = asyncio.Event()
-        self._counted = asyncio.Event()
         self._changed = asyncio.Condition()
         self._adaptive: Adaptive | None = None
         self._adapted_s = 0.0
         self._workers: list[WorkerInfo] = []
-        self._carried: dict[str, int] = {}
         self._over = ""
         self._scheduler_at: dict[str, Any] = {}
-        policies = {name: _policy(self._catalog, self._choice, name) for name in self._choice.sites}
-        self._per_job = policies[self._choice.sites[0]].workers_per_job
-        self._policies = policies
-        self._snapshot = Snapshot(
-            name=folder.name,
-            version=0,
-            wanted=0,
-            title=self._choice.title,
-            image=self._choice.image.title or self._choice.image.name,
-            gpus_per_worker=self._choice.resources.gpus,
-            workers_per_job=self._per_job,
-        )
+        self._workforce: Workforce
 
     # --- start ---------------------------------------------------------------------------------
 
@@ -141,17 +108,17 @@ class Supervisor:
         OffloadError
             Something needed could not be started; what was started is ended by `stack`.
         """
-        self._relay_child, self._access = _relay(self._folder, self._options["relay"])
-        if self._relay_child is not None:
-            _check_reach(self._catalog, self._choice)
-        lease = Lease(
-            role="owner",
-            user=str(self._options["user"]),
-            domain=self._id,
-            expires=datetime.now(UTC) + _LIFETIME,
-            dial=(f"*.{self._id}",),
+        self._workforce = await self._choose_workforce()
+        plan = self._workforce.plan
+        self._snapshot = Snapshot(
+            name=self._folder.name,
+            version=0,
+            wanted=0,
+            title=plan.title,
+            image=plan.image,
+            gpus_per_worker=plan.gpus_per_worker,
+            workers_per_job=plan.workers_per_job,
         )
-        self._token = sign(lease, self._access.key)
         self._scheduler = Child(
             "dask_offload.scheduler",
             [str(self._folder.path)],
@@ -160,74 +127,37 @@ class Supervisor:
         self._write_scheduler_config()
         stack.push_async_callback(self._scheduler.stop)
         await self._scheduler.start()
-        if self._relay_child is not None:
-            stack.push_async_callback(self._relay_child.stop)
-            await self._relay_child.start()
-        self._owner = await stack.enter_async_context(
-            Owner(self._access.url, self._token, self._agents_changed, tls=_tls(self._access))
-        )
-        backends = {
-            name: await stack.enter_async_context(create_backend(name, self._catalog.sites[name]))
-            for name in self._choice.sites
-        }
+        await stack.enter_async_context(self._workforce)
         await self._scheduler.ready(self._folder.path / "scheduler-at.json", _START_S)
         self._scheduler_at = self._folder.read("scheduler-at.json")
         self._desk = await RpcClient.connect(self._folder.scheduler_socket)
         stack.push_async_callback(self._desk.close)
-        self._jobs = self._worker_jobs()
-        self._fleet = Fleet(self._id, backends, self, self._policies)
+        self._workforce.begin(str(self._scheduler_at["address"]))
+        # Only from now on can a notebook attach.
+        self._owners = Owners(float(self._options["owner_grace_s"]))
         await stack.enter_async_context(
             RpcServer(self._folder.supervisor_socket, self._handlers(), self._owners.left)
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._closing.set)
-        log.info("cluster %s is ready: scheduler %s", self._id, self._scheduler_at["address"])
+        log.info("cluster %s is ready: scheduler %s", plan.id, self._scheduler_at["address"])
 
-    def _agents_changed(self) -> None:
-        self._poked.set()
-        self._counted.set()
+    async def _choose_workforce(self) -> Workforce:
+        if self._options.get("service"):
+            return await RemoteWorkforce.create(self._folder, self._options, self._authority, self)
+        return DirectWorkforce(self._folder, self._options, self._authority, self)
 
     def _write_scheduler_config(self) -> None:
         credential = self._authority.issue("scheduler", _LIFETIME)
+        plan = self._workforce.plan
         self._folder.write(
             "scheduler.json",
             {
-                "bind": "127.0.0.1" if self._relay_child else _own_address(self._access.dial),
-                "reach": {"scope": HUB_NET, "dial": self._access.dial, "token": self._token},
+                "bind": plan.bind,
+                "reach": dict(plan.reach),
                 "tls": {"ca": credential.ca, "cert": credential.cert, "key": credential.key},
                 "dashboard_address": self._options["dashboard_address"],
-                "dask_config": self._options["dask_config"],
-            },
-        )
-
-    def _worker_jobs(self) -> WorkerJobs:
-        choice, options = self._choice, self._options
-        return WorkerJobs(
-            cluster=self._id,
-            user=str(options["user"]),
-            scheduler=str(self._scheduler_at["address"]),
-            relay=self._access,
-            authority=self._authority,
-            agent=write_worker_agent(self._folder.path),
-            image=choice.image,
-            unit=choice.resources,
-            walltime=choice.walltime,
-            queue_budget=timedelta(seconds=float(options["queue_budget_s"])),
-            unreachable=timedelta(seconds=float(options["relay_grace_s"])),
-            places={name: _place(name, self._catalog.sites[name]) for name in choice.sites},
-            settings={
-                "versions": options["versions"],
-                "version_check": options["version_check"],
-                "preload": [*choice.preload, *options["preload"]],
-                "dask_config": options["dask_config"],
-                "worker_config": options["worker_config"],
-                "register_timeout_s": options["register_timeout_s"],
-            },
-            environment=choice.environment,
-            labels={
-                "owner": str(options["user"]),
-                "cluster": self._folder.name,
-                "profile": choice.profile,
+                "dask_config": self._options["worker"]["dask_config"],
             },
         )
 
@@ -235,18 +165,13 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the cluster as it is wanted, until its end is asked for or its owners stay away."""
-        async with asyncio.TaskGroup() as group:
-            watchers = []
-            if self._relay_child is not None:
-                watchers.append(group.create_task(self._keep_relay(self._relay_child)))
-            while not self._closing.is_set():
-                await self._tick()
-                if self._owners.away():
-                    log.warning("no notebook has been attached for a while: ending the cluster")
-                    break
+        while not self._closing.is_set():
+            await self._tick()
+            if self._owners.away():
+                log.warning("no notebook has been attached for a while: ending the cluster")
+                self._closing.set()
+            else:
                 await self._pause()
-            for watcher in watchers:
-                watcher.cancel()
 
     async def _pause(self) -> None:
         moving = self._snapshot.count("working") != self._snapshot.wanted
@@ -263,15 +188,11 @@ class Supervisor:
 
     async def _tick(self) -> None:
         await self._ask_scheduler()
-        agents = {key: AgentStatus.from_entry(entry) for key, entry in self._owner.agents.items()}
+        if not self._over and self._workforce.over:
+            await self._end_early(self._workforce.over)
         if not self._over:
-            await self._fleet.step(agents)
-        self._count_bytes()
+            await self._workforce.step()
         await self._publish()
-
-    def _count_bytes(self) -> None:
-        for key, entry in self._owner.agents.items():
-            self._carried[key] = int(entry.get("bytes_in", 0)) + int(entry.get("bytes_out", 0))
 
     async def _ask_scheduler(self) -> None:
         try:
@@ -282,15 +203,15 @@ class Supervisor:
             log.warning("the scheduler is busy: it has not answered for 10 s")
         except ConnectionError:
             if not self._over and not self._closing.is_set():
-                await self._scheduler_lost()
+                await self._scheduler.wait()
+                await self._end_early(f"the scheduler has ended: {self._scheduler.last_line()}")
 
-    async def _scheduler_lost(self) -> None:
-        await self._scheduler.wait()
-        self._over = f"the scheduler has ended: {self._scheduler.last_line()}"
+    async def _end_early(self, reason: str) -> None:
+        """End all jobs, and stay for as long as a notebook is attached that can be told why."""
+        self._over = reason
         log.error("%s", self._over)
         self._workers = []
-        await self._owner.gone([], "its scheduler has ended")
-        await self._fleet.close()
+        await self._workforce.close("its scheduler has ended")
 
     async def _adapt_now(self) -> None:
         if self._adaptive is None:
@@ -300,22 +221,28 @@ class Supervisor:
             return
         self._adapted_s = now_s
         answer = await self._desk.call("target", duration_s=self._adaptive.bounds.target_duration_s)
-        wanted = self._adaptive.wanted(answer["target"], self._fleet.wanted, now_s)
-        if wanted != self._fleet.wanted:
-            log.info("adaptive: %d -> %d workers", self._fleet.wanted, wanted)
-            self._fleet.wanted = wanted
+        now = self._workforce.wanted
+        wanted = self._adaptive.wanted(answer["target"], now, now_s)
+        wanted = min(wanted, max(now, self._workforce.most))
+        if wanted != now:
+            log.info("adaptive: %d -> %d workers", now, wanted)
+            try:
+                await self._workforce.want(wanted)
+            except OffloadError as error:
+                log.warning("adaptive: %s", error)
 
     async def _publish(self) -> None:
         base = replace(
             self._snapshot,
-            adaptive=(self._adaptive.bounds.minimum, self._adaptive.bounds.maximum)
-            if self._adaptive
-            else None,
-            bytes_through_relay=sum(self._carried.values()),
+            adaptive=self.bounds(),
+            bytes_through_relay=await self._workforce.bytes_carried(),
         )
-        titles = {name: self._catalog.sites[name].title or name for name in self._choice.sites}
         new = make_snapshot(
-            base, self._fleet.snapshot(), self._workers, titles, trouble=self._owner.trouble
+            base,
+            self._workforce.snapshot(),
+            self._workers,
+            self._workforce.plan.sites,
+            trouble=self._workforce.trouble,
         )
         new = replace(new, stopped=self._over or new.stopped)
         if new != self._snapshot:
@@ -323,27 +250,15 @@ class Supervisor:
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _keep_relay(self, relay: Child) -> None:
-        """Start the relay again whenever it ends: its port stays, and agents come back to it."""
-        while True:
-            await relay.wait()
-            if self._closing.is_set():
-                return
-            log.warning("the relay has ended (%s); starting it again", relay.last_line())
-            await relay.start()
-            await asyncio.sleep(_TICK_S)
+    # --- what the workforce asks -----------------------------------------------------------------
 
-    # --- what the fleet asks ---------------------------------------------------------------------
+    def workers(self) -> Sequence[WorkerInfo]:
+        """Return the workers that the scheduler had a moment ago."""
+        return self._workers
 
-    def prepare(
-        self, site: str, workers: int, keys: Sequence[str]
-    ) -> tuple[JobSpec, Mapping[str, SecretFiles]]:
-        """Return the spec of jobs with `workers` workers each at `site`, and each job's secrets."""
-        return self._jobs.prepare(site, workers, keys)
-
-    async def retire(self, job: FleetJob, workers: int) -> None:
+    async def let_go(self, job: str, workers: int) -> None:
         """Let the `workers` workers of `job` that hold least hand it over and end."""
-        here = [worker for worker in self._workers if worker.job == job.key]
+        here = [worker for worker in self._workers if worker.job == job]
         here.sort(key=lambda worker: (worker.processing, worker.held_bytes))
         names = [worker.name for worker in here[:workers]]
         if names:
@@ -352,17 +267,29 @@ class Supervisor:
                 # What was counted before must not be counted again, or one more would have to go.
                 self._workers = [worker for worker in self._workers if worker.name not in gone]
 
-    def registered(self, job: FleetJob) -> int:
-        """Return how many workers of `job` the scheduler has."""
-        return sum(worker.job == job.key for worker in self._workers)
+    def poke(self) -> None:
+        """Take note that an agent, or what the service says, has changed."""
+        self._poked.set()
 
-    def idle_first(self) -> Sequence[str]:
-        """Return keys of working jobs, those with the least work and data first."""
-        load: dict[str, tuple[int, int]] = {}
-        for worker in self._workers:
-            tasks, held = load.get(worker.job, (0, 0))
-            load[worker.job] = (tasks + worker.processing, held + worker.held_bytes)
-        return sorted(load, key=lambda key: load[key])
+    def bounds(self) -> tuple[int, int] | None:
+        """Return the bounds of adaptive scaling; None if the number of workers is fixed."""
+        adaptive = self._adaptive
+        return (adaptive.bounds.minimum, adaptive.bounds.maximum) if adaptive else None
+
+    def adapt(self, bounds: tuple[int, int] | None) -> None:
+        """Move within `bounds` from now on, or (None) stay at what is wanted."""
+        self._adaptive = self._bounded(*bounds, {}) if bounds else None
+        self._adapted_s = 0.0
+
+    def _bounded(self, minimum: int, maximum: int, times: Mapping[str, float]) -> Adaptive:
+        settings = self._options["adaptive"]
+        bounds = Bounds(
+            minimum,
+            maximum,
+            float(times.get("target_duration_s") or settings["target_duration_s"]),
+            float(times.get("grace_s") or settings["grace_s"]),
+        )
+        return Adaptive(bounds, self._workforce.plan.workers_per_job)
 
     # --- what notebooks ask ----------------------------------------------------------------------
 
@@ -372,7 +299,7 @@ class Supervisor:
             "scale": self._scale,
             "adapt": self._adapt,
             "changes": self._changes,
-            "carried": self._bytes_carried,
+            "carried": self._carried,
             "logs": self._logs,
             "events": self._events,
             "retry": self._retry,
@@ -381,38 +308,31 @@ class Supervisor:
 
     async def _attach(self, caller: Caller, pid: int) -> dict[str, Any]:
         """Note that a notebook is there, and tell it how to reach the scheduler."""
+        self._check_open()
         self._owners.came(caller, pid)
         credential = self._authority.issue("client", _LIFETIME)
         return {
-            "id": self._id,
+            "id": self._workforce.plan.id,
             "name": self._folder.name,
             "scheduler": self._scheduler_at["address"],
             "dashboard_port": self._scheduler_at["dashboard_port"],
             "tls": {"ca": credential.ca, "cert": credential.cert, "key": credential.key},
-            "reach": {"scope": HUB_NET, "dial": self._access.dial, "token": self._token},
+            # A notebook listens on nothing.
+            "reach": {**self._workforce.plan.reach, "register": False},
             "snapshot": self._snapshot.to_json(),
         }
 
     async def _scale(self, _: Caller, workers: int) -> dict[str, Any]:
         self._check_open()
+        await self._workforce.want(workers)
         self._adaptive = None
-        self._fleet.wanted = workers
         return await self._changed_by_hand()
 
     async def _adapt(self, _: Caller, minimum: int, maximum: int, **times: float) -> dict[str, Any]:
         self._check_open()
-        settings = self._options["adaptive"]
-        self._adaptive = Adaptive(
-            Bounds(
-                minimum,
-                maximum,
-                float(times.get("target_duration_s") or settings["target_duration_s"]),
-                float(times.get("grace_s") or settings["grace_s"]),
-            ),
-            self._per_job,
-        )
-        self._adapted_s = 0.0
-        self._fleet.wanted = self._adaptive.bounded(self._fleet.wanted)
+        adaptive = self._bounded(minimum, maximum, times)
+        await self._workforce.want(adaptive.bounded(self._workforce.wanted))
+        self._adaptive, self._adapted_s = adaptive, 0.0
         return await self._changed_by_hand()
 
     async def _changes(self, _: Caller, since: int, timeout_s: float) -> dict[str, Any]:
@@ -422,33 +342,13 @@ class Supervisor:
                 await self._changed.wait_for(lambda: self._snapshot.version > since)
         return self._snapshot.to_json()
 
-    async def _bytes_carried(self, _: Caller) -> int:
+    async def _carried(self, _: Caller) -> int:
         """Return how many bytes the relay has carried, counted at most a second or so ago."""
-        self._counted.clear()
-        with contextlib.suppress(TimeoutError):
-            # The relay tells when something has changed; if nothing has, the old count is right.
-            async with asyncio.timeout(_COUNTERS_S):
-                await self._counted.wait()
-        self._count_bytes()
-        return sum(self._carried.values())
+        return await self._workforce.bytes_carried(fresh=True)
 
     async def _logs(self, _: Caller, job: str | None) -> dict[str, str]:
         """Return the ends of the logs of one job, or of all that have some, by key."""
-        found: dict[str, str] = {}
-        for one in self._fleet.jobs:
-            if one.handle is None or job not in (None, one.key, str(one.handle)):
-                continue
-            try:
-                logs = await self._fleet.logs(one)
-            except OffloadError as error:
-                found[one.key] = f"({error.message})"
-            else:
-                found[one.key] = "\n".join(text for text in (logs.stdout, logs.stderr) if text)
-        if job is not None and not found:
-            raise OffloadError(
-                f"no job of this cluster is called {job!r}", "its jobs are listed by cluster.jobs()"
-            )
-        return found
+        return await self._workforce.logs(job)
 
     async def _events(self, _: Caller) -> dict[str, str]:
         """Return the ends of the logs of the supervisor, the scheduler and the relay."""
@@ -459,7 +359,7 @@ class Supervisor:
 
     async def _retry(self, _: Caller) -> dict[str, Any]:
         self._check_open()
-        self._fleet.retry()
+        await self._workforce.retry()
         return await self._changed_by_hand()
 
     def _check_open(self) -> None:
@@ -489,100 +389,11 @@ class Supervisor:
             # Workers that are told to close end by themselves: the fastest way, and the cleanest.
             async with asyncio.timeout(5):
                 await self._desk.call("close")
-        await self._owner.gone([], "its cluster has ended")
-        left = await self._fleet.close()
-        for job in left:
-            log.error("job %s (%s) may still be there: %s", job.handle, job.key, word_of(job).value)
+        left = await self._workforce.close("its cluster has ended")
         await self._publish()
-        self._closed.set_result(
-            [str(job.handle or job.key) for job in left if word_of(job) is not Word.ENDED]
-        )
+        self._closed.set_result(left)
         # Let the answer to `close` go out.
         await asyncio.sleep(_TICK_S)
-
-
-def _catalog(options: Mapping[str, Any]) -> Catalog:
-    path = options.get("catalog")
-    return load_catalog(Path(path)) if path else default_catalog()
-
-
-def _policy(catalog: Catalog, choice: Resolved, site: str) -> Policy:
-    return Policy(workers_per_job=workers_per_job(catalog.sites[site], choice.resources))
-
-
-def _place(name: str, site: BaseSite) -> SitePlace:
-    shared = site.network == "site"
-    bind = "127.0.0.1" if site.kind == "local" or not shared else "auto"
-    return SitePlace(site_label(name), shared, bind)
-
-
-def _relay(
-    folder: ClusterFolder, given: Mapping[str, Any] | None
-) -> tuple[Child | None, RelayAccess]:
-    """Return the relay to use: the given one, or a child on loopback with sockets of ours."""
-    if given:
-        return None, _given_relay(given)
-    key = folder.path / "relay.key"
-    key.touch(mode=0o600)
-    key.write_bytes(new_key())
-    public, dial = _listener(), _listener()
-    argv = ["relay", "--public", f"fd:{public.fileno()}", "--dial", f"fd:{dial.fileno()}"]
-    child = Child(
-        "offload_cli",
-        [*argv, "--key-file", str(key)],
-        folder.path / "relay.log",
-        keep=(public, dial),
-    )
-    access = RelayAccess(
-        url=f"ws://127.0.0.1:{public.getsockname()[1]}",
-        dial=f"127.0.0.1:{dial.getsockname()[1]}",
-        key=key.read_bytes(),
-    )
-    return child, access
-
-
-def _given_relay(given: Mapping[str, Any]) -> RelayAccess:
-    try:
-        key = Path(given["key_file"]).read_bytes()
-        ca = Path(given["ca_file"]).read_text(encoding="utf-8") if given.get("ca_file") else ""
-    except OSError as error:
-        raise OffloadError(
-            f"cannot read {error.filename}, which the setting offload.relay names: {error.strerror}",
-            "the key file holds what leases for the relay are signed with",
-        ) from error
-    return RelayAccess(str(given["url"]), str(given["dial"]), key, ca)
-
-
-def _listener() -> socket.socket:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    listener.set_inheritable(True)
-    return listener
-
-
-def _check_reach(catalog: Catalog, choice: Resolved) -> None:
-    """Say at once, not after an hour in a queue, that a site cannot reach a relay on loopback."""
-    for name in choice.sites:
-        if catalog.sites[name].kind != "local":
-            raise OffloadError(
-                f"site {name!r} cannot reach a relay on the loopback address of this computer",
-                "set offload.relay (url, dial, key-file) to a relay that the site can dial",
-            )
-
-
-def _own_address(dial: str) -> str:
-    """Return the address of this computer that connections to the relay leave from."""
-    host, _, port = dial.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, int(port)))
-        return str(probe.getsockname()[0])
-
-
-def _tls(access: RelayAccess) -> Any:
-    import ssl
-
-    if not access.url.startswith("wss://"):
-        return None
-    return ssl.create_default_context(cadata=access.ca or None)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from offload_cli.catalog import catalog
 from offload_cli.doctor import doctor
 from offload_cli.jobs import jobs
 from offload_cli.relay import relay
+from offload_cli.service import service
 from offload_relay.errors import RelayError
 from offload_sites.errors import OffloadError
 
@@ -24,7 +25,7 @@ def cli() -> None:
     """Run Dask workers and JupyterLab sessions on machines that can only dial out."""
 
 
-for command in (catalog, doctor, jobs, relay):
+for command in (catalog, doctor, jobs, relay, service):
     cli.add_command(command)
 
 

@@ -18,7 +18,7 @@ from offload_relay.errors import RelayError
 from offload_relay.lease import new_key
 from offload_relay.server import Relay, RelaySettings
 
-__all__ = ["relay"]
+__all__ = ["read_key", "relay"]
 
 _KEY_BYTES = 32
 _BACKLOG = 1024
@@ -94,7 +94,7 @@ def relay(
     """Run a relay. Agents dial it from the sites; programs on this side reach them through it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("offload_relay.websockets").setLevel(logging.WARNING)
-    keys = [_read_key(path) for path in key_files]
+    keys = [read_key(path) for path in key_files]
     context = _tls(tls_cert, tls_key)
     with contextlib.ExitStack() as sockets:
         settings = RelaySettings(
@@ -141,7 +141,7 @@ def _make_key(path: Path) -> None:
             path.hardlink_to(partial.name)
 
 
-def _read_key(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
     """Return the key in `path`; make both if the file is not there."""
     try:
         if not path.exists():

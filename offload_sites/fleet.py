@@ -101,6 +101,11 @@ class Fleet:
         The layer above.
     policies : mapping
         Name of the site to its policy: how many workers one job runs there, and how patient to be.
+    known : iterable of FleetJob
+        Jobs of an earlier life of this fleet, which was cut off. Those without a handle may or may
+        not have been accepted: they are sent again under their keys, which doubles nothing.
+    serial : int
+        Highest number that a key of this fleet has had.
     clock : callable
         Returns aware UTC.
     """
@@ -112,6 +117,8 @@ class Fleet:
         recruiter: Recruiter,
         policies: Mapping[str, Policy],
         *,
+        known: Iterable[FleetJob] = (),
+        serial: int = 0,
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self._prefix = prefix
@@ -119,8 +126,8 @@ class Fleet:
         self._recruiter = recruiter
         self._policies = policies
         self._clock = clock
-        self._serial = 0
-        self._jobs: dict[str, FleetJob] = {}
+        self._serial = serial
+        self._jobs: dict[str, FleetJob] = {job.key: job for job in known}
         self._failures: list[Failure] = []
         self._noted: set[str] = set()
         self._troubles: dict[str, SiteTrouble] = {}
@@ -129,6 +136,8 @@ class Fleet:
         self._closing = ""
         #: How many workers there should be.
         self.wanted = 0
+        #: False while the layer above cannot prepare jobs yet: then nothing is submitted.
+        self.ready = True
 
     # --- what others see -----------------------------------------------------------------------
 
@@ -163,6 +172,30 @@ class Fleet:
         if job.handle is None:
             raise OffloadError(f"job {job.key} has not been accepted by its site yet")
         return await self._sites[job.site].logs(job.handle)
+
+    async def all_logs(self, job: str | None = None) -> dict[str, str]:
+        """Return the ends of the logs of one job (its key or handle), or of all that have some.
+
+        Raises
+        ------
+        OffloadError
+            There is no such job.
+        """
+        found: dict[str, str] = {}
+        for one in self.jobs:
+            if one.handle is None or job not in (None, one.key, str(one.handle)):
+                continue
+            try:
+                logs = await self.logs(one)
+            except OffloadError as error:
+                found[one.key] = f"({error.message})"
+            else:
+                found[one.key] = "\n".join(text for text in (logs.stdout, logs.stderr) if text)
+        if job is not None and not found:
+            raise OffloadError(
+                f"no job of this cluster is called {job!r}", "its jobs are listed by cluster.jobs()"
+            )
+        return found
 
     def retry(self) -> None:
         """Forget past failures and refusals, and start the refill again."""
@@ -282,10 +315,10 @@ class Fleet:
             for key, count in plan.trim.items():
                 self._jobs[key] = replace(self._jobs[key], workers=self._jobs[key].workers - count)
             self._trim()
-            if plan.submit and site and not self.stopped:
+            if plan.submit and site and self.ready and not self.stopped:
                 self._enlist(site, plan.submit)
         for site in self._sites:
-            if self._unconfirmed(site):
+            if self.ready and self._unconfirmed(site):
                 self._run("submit", site, self._submit_site)
             if self._to_cancel(site):
                 self._run("cancel", site, self._cancel_site)

@@ -174,4 +174,7 @@ def _dated(record: JobRecord, now: datetime) -> JobRecord:
     if record.state is JobState.RUNNING or connected:
         started = started or connected or now
     ended = (record.ended or now) if record.state.ended else None
-    return replace(record, started=started, connected=connected, ended=ended)
+    # Whoever ends a job may not wait for the relay to notice.
+    gone = ended is not None and record.agent is AgentState.CONNECTED
+    agent = AgentState.LOST if gone else record.agent
+    return replace(record, started=started, connected=connected, ended=ended, agent=agent)

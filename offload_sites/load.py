@@ -100,6 +100,8 @@ class CatalogFile:
     ----------
     path : Path
         The file.
+    last_good : str or None
+        Good content from before this program was started, which stays until the file is good.
 
     Raises
     ------
@@ -107,12 +109,20 @@ class CatalogFile:
         There is no good content yet.
     """
 
-    def __init__(self, path: FilePath) -> None:
+    def __init__(self, path: FilePath, *, last_good: str | None = None) -> None:
         self._path = path
-        self._text = _read(path)
-        self.catalog = parse_catalog(self._text, path.name)
         #: What is wrong with the file as it is now; `catalog` is then the last good content.
         self.problems: list[str] = []
+        try:
+            self.text = _read(path)
+            self.catalog = parse_catalog(self.text, path.name)
+        except CatalogError as error:
+            if last_good is None:
+                raise
+            self.catalog = parse_catalog(last_good, path.name)
+            #: The last good content, as text.
+            self.text = last_good
+            self._note(error)
 
     def refresh(self) -> bool:
         """Read the file again; return whether `catalog` has changed. Never raises.
@@ -124,24 +134,27 @@ class CatalogFile:
         """
         try:
             text = _read(self._path)
-            if text == self._text and not self.problems:
+            if text == self.text and not self.problems:
                 return False
             catalog = parse_catalog(text, self._path.name)
         except CatalogError as error:
-            if error.problems != self.problems:
-                log.warning(
-                    "%s has %d problem(s), the last good one stays: %s",
-                    self._path.name,
-                    len(error.problems),
-                    error.problems[0],
-                )
-            self.problems = error.problems
+            self._note(error)
             return False
         if self.problems:
             log.info("%s is good again", self._path.name)
         changed = catalog != self.catalog
-        self._text, self.catalog, self.problems = text, catalog, []
+        self.text, self.catalog, self.problems = text, catalog, []
         return changed
+
+    def _note(self, error: CatalogError) -> None:
+        if error.problems != self.problems:
+            log.warning(
+                "%s has %d problem(s), the last good one stays: %s",
+                self._path.name,
+                len(error.problems),
+                error.problems[0],
+            )
+        self.problems = error.problems
 
 
 def _read(path: FilePath) -> str:

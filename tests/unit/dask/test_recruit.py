@@ -1,5 +1,6 @@
 """A job of workers gets what it needs in files of its own, and nothing secret anywhere else."""
 
+import functools
 import io
 import json
 import zipfile
@@ -26,11 +27,11 @@ KEYS = ("c7-1", "c7-2", "c7-3")
 
 def crew(agent, **changes):
     fields = {
-        "cluster": "c7",
+        "domain": "c7",
         "user": "alice",
         "scheduler": f"relay://{SCHEDULER}",
         "relay": RelayAccess("wss://hub.example.org/relay", "10.0.0.5:7001", KEY, ca="PEM of a CA"),
-        "authority": ClusterAuthority("c7"),
+        "credential": functools.partial(ClusterAuthority("c7").issue, "worker"),
         "agent": agent,
         "image": ImageRef("highrate", python="/opt/python3"),
         "unit": Resources(2, 4 * GIB, 1),
@@ -103,8 +104,8 @@ def test_nothing_secret_is_in_what_others_at_the_site_can_read(jobs):
 
 def test_nothing_secret_is_in_the_repr_of_what_makes_jobs(jobs):
     _, secrets = jobs.prepare("naples", 4, KEYS)
-    credential = jobs.authority.issue("worker", timedelta(hours=1))
-    shown = f"{jobs!r} {jobs.relay!r} {jobs.authority!r} {credential!r}"
+    credential = jobs.credential(timedelta(hours=1))
+    shown = f"{jobs!r} {jobs.relay!r} {credential!r}"
     private = [*hidden(secrets), *credential.key.splitlines()[1:-1]]
     assert [secret for secret in private if secret in shown] == []
 
