@@ -115,7 +115,8 @@ class SiteBackend(Protocol):
         SiteUnavailableError
             The site does not answer.
         OffloadError
-            The site answers that it has no logs of this job (never started, or forgotten).
+            The site answers that it has no logs of this job (never started, or forgotten), or
+            that it gives them out only when the job has ended.
         """
 
     async def health(self) -> SiteHealth:

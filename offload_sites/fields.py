@@ -38,6 +38,7 @@ __all__ = [
     "CvmfsPath",
     "DockerReference",
     "Duration",
+    "Host",
     "HostPort",
     "Interpreter",
     "Line",
@@ -45,6 +46,7 @@ __all__ = [
     "Module",
     "Name",
     "Pattern",
+    "SubmitCommand",
     "Value",
     "Variable",
     "distinct",
@@ -56,6 +58,8 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", re.ASCII)
+_SUBMIT_COMMAND = re.compile(r"(?:My\.|MY\.|\+)?[A-Za-z_]\w*", re.ASCII)
 _DOCKER = re.compile(
     r"[A-Za-z0-9][\w.-]*(?::\d+(?=/))?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@\w+:\w+)?", re.A
 )
@@ -232,6 +236,11 @@ DockerReference = Annotated[str, AfterValidator(_check_docker)]
 Interpreter = Annotated[str, AfterValidator(_check_python)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 HostPort = Annotated[str, AfterValidator(_check_port)]
+Host = Annotated[str, _matching(_HOST, "expected the name of a host, as in unpacked.example.org")]
+SubmitCommand = Annotated[
+    str,
+    _matching(_SUBMIT_COMMAND, "expected a submit command or My.Attribute, as in accounting_group"),
+]
 Module = Annotated[str, _matching(_MODULE, "expected the name of a Python module, as in 'a.b'")]
 Variable = Annotated[str, _matching(_VARIABLE, "expected a name of letters, digits and '_'")]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from offload_sites.fields import (
     AbsolutePath,
     CatalogModel,
     Duration,
+    Host,
     HostPort,
     Line,
     Memory,
+    SubmitCommand,
     Value,
     distinct,
+    expectation,
 )
 
 __all__ = [
@@ -60,6 +63,12 @@ class BaseSite(CatalogModel):
         default="job",
         description="How far a worker's own address is good: within its job, or at the whole site "
         "(its nodes reach one another, so workers of different jobs exchange data directly).",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Workers that clusters with adapt() keep here while they have nothing to do, "
+        "so that work does not begin with a queue. All clusters in use share them.",
     )
 
     @property
@@ -154,6 +163,11 @@ class ImageRendering(CatalogModel):
     bind: Annotated[list[AbsolutePath], AfterValidator(distinct)] = Field(
         default=["/cvmfs"], description="Folders of the node that a job sees inside its container."
     )
+    repositories: Annotated[list[Host], AfterValidator(distinct)] = Field(
+        default=[],
+        description="CVMFS repositories that images may come from, as in unpacked.example.org. "
+        "None given: any.",
+    )
 
 
 class InterlinkSite(PodSite):
@@ -190,7 +204,7 @@ class Credential(CatalogModel):
 
 
 class HTCondorCESite(BaseSite):
-    """An HTCondor-CE, or a plain remote schedd, reached with the user's token."""
+    """An HTCondor-CE, or a plain HTCondor schedd, remote or on this machine."""
 
     kind: Literal["htcondor-ce"]
     collector: HostPort = Field(
@@ -200,9 +214,24 @@ class HTCondorCESite(BaseSite):
         default=None,
         description="Name of the schedd. Not given: the host of the collector, as for a CE.",
     )
+    authentication: Literal["scitokens", "idtokens", "fs"] = Field(
+        default="scitokens",
+        description="How users prove who they are: by a bearer token of theirs (SciTokens, WLCG), by "
+        "a token of HTCondor itself, or, at a schedd on the same machine, by their account.",
+    )
     credential: Credential | None = Field(
         default=None,
-        description="Which token to use. Not given: the one the environment offers (BEARER_TOKEN_FILE).",
+        description="Which bearer token to use. Not given: the one the environment offers "
+        "(BEARER_TOKEN and its kin).",
+    )
+    token_directory: AbsolutePath | None = Field(
+        default=None,
+        description="Folder with HTCondor's own tokens, for idtokens. Not given: HTCondor's default.",
+    )
+    ca_file: AbsolutePath | None = Field(
+        default=None,
+        description="Certificates that the site's own certificate is checked with. Not given: those "
+        "of HTCondor's configuration, of the system, and of /etc/grid-security/certificates.",
     )
     disk: Memory = Field(
         default=1024**3,
@@ -212,6 +241,24 @@ class HTCondorCESite(BaseSite):
     images: ImageRendering = Field(
         default=ImageRendering(), description="How the image is handed to the site."
     )
+    container: Literal["apptainer", "universe"] = Field(
+        default="apptainer",
+        description="Who starts the container: the job itself, by the node's apptainer, or HTCondor "
+        "(its container universe, where the site decides which folders a job sees).",
+    )
+    submit: dict[SubmitCommand, Line] = Field(
+        default={},
+        description="Further lines of the submit description, such as accounting_group or "
+        "My.WantFastQueue.",
+    )
+
+    @model_validator(mode="after")
+    def _has_fitting_tokens(self) -> Self:
+        if self.credential is not None and self.authentication != "scitokens":
+            raise expectation("expected credential only with 'authentication: scitokens'")
+        if self.token_directory is not None and self.authentication != "idtokens":
+            raise expectation("expected token_directory only with 'authentication: idtokens'")
+        return self
 
     @property
     def image_form(self) -> ImageForm:

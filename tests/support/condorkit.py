@@ -1,0 +1,110 @@
+"""A real HTCondor pool behind a CE, brought up by `tests/services/htcondor`, for tests and by hand."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from offload_sites.htcondor import HTCondorBackend, create
+from offload_sites.site_models import HTCondorCESite
+
+SERVICES = Path(__file__).parents[1] / "services"
+
+
+class FileTokens:
+    """The token of one user, as the testbed has written it: a `TokenSource`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def token(self) -> str:
+        return self.path.read_text().strip()
+
+
+class GivenTokens:
+    """A token that the test gives: a `TokenSource`."""
+
+    def __init__(self, token: str) -> None:
+        self.value = token
+
+    async def token(self) -> str:
+        return self.value
+
+
+class Pool:
+    """One pool with its CE and its issuer, in a folder of its own."""
+
+    def __init__(self, state: Path, **settings: str) -> None:
+        self.state = state
+        self.settings = settings
+
+    def run(self, program: str, *args: str, **environ: str) -> str:
+        """Run one of the scripts; their output is shown if they fail."""
+        env = {**os.environ, **self.settings, "TESTBED_STATE": str(self.state), **environ}
+        done = subprocess.run(
+            [SERVICES / "htcondor" / program, *args],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{program}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    def up(self) -> None:
+        self.run("up", str(self.state))
+
+    def down(self, *, only: str = "", purge: bool = False) -> None:
+        self.run("down", *(["--purge"] if purge else []), str(self.state), ONLY=only)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What `env` of the testbed exports."""
+        script = f". {shlex.quote(str(self.state / 'env'))} && env -0"
+        text = subprocess.check_output(["bash", "-c", script], env={"PATH": os.environ["PATH"]})
+        return dict(line.split("=", 1) for line in text.decode().split("\0") if line)
+
+    def condor(self, where: str, *command: str) -> str:
+        """Run one of HTCondor's own tools as root in the `pool` or at the `ce`."""
+        return self.run("enter", where, *command)
+
+    def token(self, *args: str) -> str:
+        return self.run("token", *args).strip()
+
+    def site(self, **changes: object) -> HTCondorCESite:
+        """Return the model of the CE."""
+        env = self.env
+        fields = {
+            "kind": "htcondor-ce",
+            "title": "Test pool",
+            "collector": env["CE_ADDRESS"],
+            "schedd": env["CE_SCHEDD"],
+            "ca_file": env["IAM_CA"],
+            "max_walltime": "48h",
+            "node": {"cpus": 96, "memory": "96GiB"},
+            "disk": "1MiB",
+        }
+        return HTCondorCESite.model_validate({**fields, **changes})
+
+    def backend(self, user: str = "alice", **changes: object) -> HTCondorBackend:
+        """Return the back end of `user`, not entered yet."""
+        tokens = FileTokens(self.state / "tokens" / user)
+        return create("pool", self.site(**changes), tokens)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def why_not() -> str:
+    """Return why no pool can be brought up here; empty if one can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    missing = [name for name in ("apt-get", "unshare", "nsenter") if shutil.which(name) is None]
+    return f"needs {', '.join(missing)}" if missing else ""
