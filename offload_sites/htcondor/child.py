@@ -30,7 +30,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class _Client:
         self.collector = collector
         self.schedd = htcondor2.Schedd(located)
         self.folder = Path(place["folder"])
-        self._mine = place["mine"] or "OffloadKey isnt undefined"
+        self._mine = place["mine"] or "OffloadKey =!= undefined"
         # Without claims that name the user, the schedd has to know whose connection this is.
         by_account = not place["mine"]
         self._opts = htcondor2.QueryOpt.DefaultMyJobsOnly if by_account else 0
@@ -94,7 +94,7 @@ class _Client:
         return {"free_cpus": sum(int(ad.get("Cpus", 0)) for ad in slots) if slots else None}
 
     def _and(self, where: str) -> str:
-        return f"({self._mine}) && OffloadKey isnt undefined && ({where})"
+        return f"({self._mine}) && OffloadKey =!= undefined && ({where})"
 
 
 def _plain(ad: Any, names: Sequence[str]) -> Ad:
@@ -324,7 +324,7 @@ def _order_of(ad: Ad) -> tuple[int, int]:
     return int(ad["ClusterId"]), int(ad["ProcId"])
 
 
-_CALLS = {
+_CALLS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "query": query,
     "history": history,
     "cancel": cancel,

@@ -174,8 +174,8 @@ def _held(ad: Ad) -> JobStatus:
         reason = "its input files have not arrived at the site"
         return JobStatus(JobState.HELD, reason, hint="submit it again", since=since)
     said = str(ad.get("HoldReason", ""))
-    reason = hold_reason(_number(ad, "HoldReasonCode"), _number(ad, "HoldReasonSubCode"), said)
-    return JobStatus(JobState.HELD, reason.sentence, said, reason.hint, since, where=_where(ad))
+    why = hold_reason(_number(ad, "HoldReasonCode"), _number(ad, "HoldReasonSubCode"), said)
+    return JobStatus(JobState.HELD, why.sentence, said, why.hint, since, where=_where(ad))
 
 
 def _completed(ad: Ad, told: str) -> JobStatus:
