@@ -53,10 +53,13 @@ async def _serve(folder: ClusterFolder, config: dict[str, Any]) -> None:
             tls_scheduler_cert=tls["cert"],
             tls_scheduler_key=tls["key"],
         ),
-        dashboard_address=config["dashboard_address"],
+        # Without an address of its own it would listen for HTTP on the name of its net.
+        dashboard_address=config["dashboard_address"] or "127.0.0.1:0",
         dashboard=config["dashboard_address"] is not None,
     )
     desk = _Desk(scheduler)
+    # Without a dashboard it still serves HTTP, for /health and the like.
+    page = scheduler.services.get("dashboard") if config["dashboard_address"] else None
     async with scheduler, RpcServer(folder.scheduler_socket, desk.handlers):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, desk.closing.set)
@@ -65,7 +68,7 @@ async def _serve(folder: ClusterFolder, config: dict[str, Any]) -> None:
             {
                 "address": scheduler.address,
                 "id": scheduler.id,
-                "dashboard_port": getattr(scheduler.services.get("dashboard"), "port", None),
+                "dashboard_port": getattr(page, "port", None),
             },
         )
         closed = asyncio.create_task(scheduler.finished())

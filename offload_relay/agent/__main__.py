@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
 def _agent(path: Path) -> int:
     from offload_relay.agent.config import load_config
     from offload_relay.agent.main import run
+    from offload_relay.agent.masks import mask_with_zeros
 
+    mask_with_zeros()
     try:
         return asyncio.run(run(load_config(path)))
     except RelayError as error:

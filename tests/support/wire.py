@@ -25,6 +25,8 @@ class Wire:
         self.target = port
         self.delay_s = delay_s
         self.bytes_per_s = bytes_per_s
+        #: All that has passed, both ways.
+        self.seen = bytearray()
         self._whole = asyncio.Event()
         self._whole.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,5 +87,6 @@ class Wire:
             await self._whole.wait()
             if not chunk:
                 raise ConnectionResetError
+            self.seen += chunk
             writer.write(chunk)
             await writer.drain()

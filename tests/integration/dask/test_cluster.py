@@ -13,7 +13,7 @@ from distributed.utils import Log
 
 from dask_offload import OffloadCluster
 from offload_sites.errors import OffloadError
-from tests.support.clusterkit import TIMEOUT_S, wait_workers
+from tests.support.clusterkit import TIMEOUT_S, settings, wait_workers
 from tests.support.waiting import eventually, eventually_sync
 
 
@@ -119,6 +119,13 @@ def test_the_dashboard_answers(clusters):
     cluster = clusters.start()
     with urllib.request.urlopen(cluster.dashboard_link, timeout=TIMEOUT_S) as answer:
         assert answer.status == 200
+
+
+def test_a_cluster_may_be_without_a_dashboard(clusters):
+    with settings(dashboard_address=None):
+        cluster = clusters.start()
+    assert cluster.dashboard_link == ""
+    assert "dashboard" not in cluster._repr_html_().lower()
 
 
 def test_logs_of_jobs_and_of_the_cluster_can_be_read(clusters):

@@ -12,6 +12,7 @@ import pytest
 from offload_relay.owner import Owner
 from tests.support.relaykit import DOMAIN, ECHO, endpoint
 from tests.support.waiting import eventually, scaled
+from tests.support.wire import Wire
 
 
 def pythons():
@@ -228,3 +229,15 @@ async def test_metrics_and_health_are_on_the_private_port_and_name_nobody(kit):
     assert "offload_relay_bytes_total" in metrics
     assert "alice" not in metrics
     assert "404" in await get("/")
+
+
+async def test_what_a_payload_sends_is_on_the_wire_as_it_is_since_masking_costs_more_than_all_else(
+    kit,
+):
+    async with Wire(kit.ports[0]) as wire:
+        agent = await kit.agent(relay=wire.url)
+        stream = await kit.connected(await agent.endpoint())
+        data = os.urandom(1000)
+        assert await stream.echo(data) == data
+    # On its way there a server's frame is never masked; on the way back an agent's frame has key 0.
+    assert wire.seen.count(data) == 2

@@ -1,0 +1,27 @@
+"""The measurements run, and measure what they say; how fast anything is, is not tested."""
+
+from bench import start, submit, transport
+from bench.report import _RELAY, _TRANSPORT
+
+
+def test_the_same_work_is_measured_in_each_way(capsys):
+    found = transport.measure(2, repeat=1, tasks=50, gather_mib=8, idle_s=0.2)
+    assert list(found) == ["tcp", "tls", "relay"]
+    names = {name for name, _ in _TRANSPORT}
+    assert set(found["tcp"][0]) == set(found["tls"][0]) == names
+    assert set(found["relay"][0]) == names | {name for name, _ in _RELAY}
+    for name in ("tasks_per_s", "paced_tasks_per_s", "gather_mib_per_s", "register_s"):
+        assert all(rounds[0][name] > 0 for rounds in found.values())
+    assert "2 workers, round 1, relay" in capsys.readouterr().out
+
+
+def test_each_way_to_start_workers_is_measured():
+    found = start.measure(2, repeat=1)
+    assert list(found) == list(start.WAYS)
+    assert all(rounds[0]["cpu_s_per_worker"] > 0.01 for rounds in found.values())
+
+
+def test_a_submission_is_measured():
+    [found] = submit.measure(6, 2, repeat=1)
+    assert found["jobs"] == 3
+    assert 0 < found["submit_s"] <= found["all_running_s"]
