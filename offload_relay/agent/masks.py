@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from websockets import frames
+import websockets.frames
 
 __all__ = ["mask_with_zeros"]
 
 _ZEROS = bytes(4)
-_apply_mask = frames.apply_mask
+_frames: Any = websockets.frames
+_apply_mask = _frames.apply_mask
 
 
 class _ZeroKeys:
@@ -32,5 +33,5 @@ def mask_with_zeros() -> None:
     For the release of `websockets` that travels with the agent: it draws keys from the module
     `secrets` and applies them with a function, both looked up in its module `frames`.
     """
-    frames.secrets = _ZeroKeys  # type: ignore[assignment]
-    frames.apply_mask = _apply
+    _frames.secrets = _ZeroKeys
+    _frames.apply_mask = _apply
