@@ -34,8 +34,8 @@ AGENT = [
 ]
 # The images, and the extras of pyproject.toml that each of them holds; none: nothing of this project.
 IMAGES = {
-    "hub": ["hub", "htcondor"],
-    "relay-service": ["gateway", "service", "htcondor"],
+    "hub": ["hub", "htcondor", "postgresql"],
+    "relay-service": ["gateway", "service", "htcondor", "postgresql"],
     "session": ["dask"],
     "worker": [],
 }

@@ -93,6 +93,14 @@ async def open_service(
         yield listening
 
 
+class _Health(web.RequestHandler):
+    """For whoever watches the process: it serves. Says nothing of sites, jobs or the ledger."""
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish("ok\n")
+
+
 def _application(service: Service) -> web.Application:
     prefix = service.prefix
     routes: list[Any] = [
@@ -105,7 +113,7 @@ def _application(service: Service) -> web.Application:
         for route in routes
     ]
     return web.Application(
-        with_service,
+        [(rf"{prefix}health", _Health), *with_service],
         # Only the state of a sign-in is signed with it; a restart makes users click once more.
         cookie_secret=secrets.token_bytes(32),
         log_function=_log_request,
@@ -113,8 +121,8 @@ def _application(service: Service) -> web.Application:
 
 
 def _log_request(handler: web.RequestHandler) -> None:
-    """Heartbeats at DEBUG, the rest at INFO; never a header or a body."""
-    beat = handler.request.path.endswith("/heartbeat") and handler.get_status() == 200
+    """Heartbeats and probes at DEBUG, the rest at INFO; never a header or a body."""
+    beat = handler.request.path.endswith(("/heartbeat", "/health")) and handler.get_status() == 200
     log.log(
         logging.DEBUG if beat else logging.INFO,
         "%d %s %s (%.0f ms)",

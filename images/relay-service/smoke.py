@@ -1,7 +1,7 @@
 """Smoke test of the image of relay and service: run it with the image's Python.
 
-It starts the relay as its deployment does, with a key that root owns and its group may read, and
-asks what the probes ask.
+It starts relay and service as their deployments do, with a key as Kubernetes lays it, and asks what the
+probes ask.
 """
 
 import contextlib
@@ -14,32 +14,64 @@ import time
 import urllib.request
 from pathlib import Path
 
-OFFLOAD = [sys.executable, "-m", "offload_cli"]
 # Drivers that the code loads by name or late; a missing one would be found by the first user.
 IMPORTS = (
     "import htcondor2, kubernetes_asyncio, psycopg, prometheus_client, h11, jupyterhub, sqlalchemy"
 )
 
 
+CATALOG = """
+sites: {here: {kind: local, title: This machine, max_walltime: 1h}}
+images: {python: {title: This Python, python: current}}
+profiles:
+  one: {title: One core, sites: [here], images: [python], resources: {cpus: 1, memory: 1GiB}}
+"""
+
+
 def main():
-    subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", IMPORTS], check=True)
-    subprocess.run([*OFFLOAD, "service", "--help"], check=True, stdout=subprocess.DEVNULL)
-    with tempfile.TemporaryDirectory() as room:
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
+    with tempfile.TemporaryDirectory() as room, contextlib.ExitStack() as stack:
         key = Path(room, "lease.key")
         key.write_bytes(os.urandom(32))
-        key.chmod(0o440)  # as Kubernetes lays a Secret for a pod with fsGroup
-        public, dial, gateway = free_ports(3)
-        command = [*OFFLOAD, "relay", f"--public=127.0.0.1:{public}", f"--dial=127.0.0.1:{dial}"]
-        command += [f"--gateway=127.0.0.1:{gateway}", f"--key-file={key}"]
-        relay = subprocess.Popen(command, cwd=room)
-        try:
-            assert ask(relay, f"http://127.0.0.1:{dial}/health") == b"ok\n"
-            assert ask(relay, f"http://127.0.0.1:{public}/health") == b"ok\n"
-            assert b"offload_relay_agents" in ask(relay, f"http://127.0.0.1:{dial}/metrics")
-        finally:
-            relay.terminate()
-            assert relay.wait(30) == 0, "the relay did not end in peace"
+        key.chmod(0o440 if os.getuid() == 0 else 0o400)
+        public, dial, gateway, http = (f"127.0.0.1:{port}" for port in free_ports(4))
+        relay = stack.enter_context(
+            program(
+                "relay", f"--public={public}", f"--dial={dial}", f"--gateway={gateway}", key=key
+            )
+        )
+        for port in (public, dial):
+            assert ask(relay, f"http://{port}/health") == b"ok\n"
+        assert b"offload_relay_agents" in ask(relay, f"http://{dial}/metrics")
+        Path(room, "catalog.yaml").write_text(CATALOG)
+        service = stack.enter_context(
+            program(
+                *("service", f"--bind=http://{http}", f"--relay=ws://{public}"),
+                *(f"--relay-dial={dial}", f"--catalog={room}/catalog.yaml"),
+                key=key,
+                OFFLOAD_LEDGER=f"{room}/ledger.sqlite",
+                JUPYTERHUB_API_TOKEN="none",
+                JUPYTERHUB_API_URL="http://127.0.0.1:9/hub/api",
+                JUPYTERHUB_SERVICE_NAME="offload",
+                JUPYTERHUB_CLIENT_ID="service-offload",
+                HOME=room,
+            )
+        )
+        assert ask(service, f"http://{http}/services/offload/health") == b"ok\n"
     print(f"relay-service: Python {sys.version.split()[0]}: good")
+
+
+@contextlib.contextmanager
+def program(name, *options, key, **variables):
+    """Run `offload NAME` until the block ends; it has to end in peace."""
+    option = "--key-file" if name == "relay" else "--relay-key-file"
+    command = [sys.executable, "-m", "offload_cli", name, *options, f"{option}={key}"]
+    process = subprocess.Popen(command, cwd=key.parent, env={**os.environ, **variables})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0, f"offload {name} did not end in peace"
 
 
 def free_ports(count):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,3 +99,31 @@ def helm(pytestconfig):
 def ours(helm):
     """Our chart with the values that have to be given, and no others."""
     return helm(OUR_CHART, SITE_VALUES)
+
+
+@pytest.fixture(scope="session")
+def hub_chart(tmp_path_factory):
+    """Return a copy of the chart jupyterhub in Z2JH_CHART, with the schema that it is published with.
+
+    The chart is on no package registry, so there is no tier that could require it.
+    """
+    given = os.environ.get("Z2JH_CHART")
+    if not given:
+        pytest.skip("Z2JH_CHART is not set: the folder of the chart jupyterhub, 4.x")
+    chart = tmp_path_factory.mktemp("z2jh") / "jupyterhub"
+    shutil.copytree(given, chart)
+    schema = yaml.safe_load((chart / "values.schema.yaml").read_text())
+    (chart / "values.schema.json").write_text(json.dumps(schema))
+    return chart
+
+
+def hub_values(*names):
+    """Return the values of our files, merged in order, as `helm -f … -f …` does."""
+    return merged(*(yaml.safe_load((VALUES / name).read_text()) for name in names))
+
+
+@pytest.fixture(scope="session")
+def hub(helm, hub_chart):
+    """The chart of the hub with our values for one place, and /cvmfs by the CSI driver."""
+    values = hub_values("jupyterhub.yaml", "site.example.yaml", "cvmfs-csi.yaml")
+    return helm(hub_chart, values, release=HUB_RELEASE)

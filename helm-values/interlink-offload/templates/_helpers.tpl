@@ -76,3 +76,24 @@ capabilities: {drop: [ALL]}
 {{- define "offload.jobNamespaces" -}}
 {{ .Values.jobs.namespaces | default (list .Release.Namespace) | uniq | toJson }}
 {{- end }}
+
+{{- /* The path of the hub, with both slashes; and that of the service. */}}
+{{- define "offload.baseUrl" -}}
+{{- $url := required "hub.publicUrl: the hub's address as browsers and worker nodes reach it, such as https://hub.example.org/" .Values.hub.publicUrl | urlParse -}}
+{{ $url.path | default "/" }}
+{{- end }}
+{{- define "offload.servicePrefix" -}}
+{{ include "offload.baseUrl" . | trimSuffix "/" }}/services/offload/
+{{- end }}
+
+{{- /* What agents dial: the path of ingress or route on the hub's name, unless a URL is given. */}}
+{{- define "offload.relayUrl" -}}
+{{- if .Values.relay.publicUrl -}}
+{{ .Values.relay.publicUrl }}
+{{- else -}}
+{{- $route := ternary .Values.httpRoute .Values.ingress .Values.httpRoute.enabled -}}
+{{- if not (or .Values.ingress.enabled .Values.httpRoute.enabled) }}{{ fail "relay.publicUrl: with neither ingress nor httpRoute enabled, say how worker nodes reach the relay, such as wss://relay.example.org" }}{{ end -}}
+{{- $url := urlParse .Values.hub.publicUrl -}}
+{{ ternary "wss" "ws" (eq $url.scheme "https") }}://{{ $url.host }}{{ $route.path }}
+{{- end -}}
+{{- end }}
