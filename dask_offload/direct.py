@@ -213,7 +213,7 @@ class DirectWorkforce:
     async def step(self) -> None:
         """See what there is, and do what brings it nearer to what is wanted."""
         agents = {key: AgentStatus.from_entry(entry) for key, entry in self._owner.agents.items()}
-        await self._fleet.step(agents)
+        await self._fleet.step(agents, heard=not self._owner.trouble)
 
     def snapshot(self) -> FleetSnapshot:
         """Return jobs, failures and troubles."""

@@ -186,7 +186,7 @@ class Cluster:
     async def _turn(self, fleet: Fleet) -> None:
         fleet.ready = self.notebook.crew is not None
         try:
-            await fleet.step(self._agents())
+            await fleet.step(self._agents(), heard=not self._owner.trouble)
         except Exception:  # the loop must survive; the traceback is logged
             log.exception("cluster %s", self.id)
         await self._publish(fleet)

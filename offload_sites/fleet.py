@@ -133,6 +133,7 @@ class Fleet:
         self._troubles: dict[str, SiteTrouble] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._polled: dict[str, datetime] = {}
+        self._heard_since: datetime | None = None
         self._closing = ""
         #: How many workers there should be.
         self.wanted = 0
@@ -204,18 +205,22 @@ class Fleet:
 
     # --- the loop's body -----------------------------------------------------------------------
 
-    async def step(self, agents: Mapping[str, AgentStatus]) -> None:
+    async def step(self, agents: Mapping[str, AgentStatus], *, heard: bool = True) -> None:
         """See what there is, and do what brings it nearer to what is wanted.
 
         Parameters
         ----------
         agents : mapping
             Key to what the relay says; a job that is missing here has no agent.
+        heard : bool
+            Whether the relay answers at present. While it is silent, and for as long again as each
+            job has anyway, no job is given up because its agent is not seen.
 
         Notes
         -----
         Takes at most about two seconds however slow the sites are. Cancelling is safe.
         """
+        self._heard_since = (self._heard_since or self._clock()) if heard else None
         for key, job in self._jobs.items():
             agent = agents.get(key) or _missing(job.agent, self._clock())
             self._jobs[key] = job.seen(job.status, agent, self._clock())
@@ -289,7 +294,9 @@ class Fleet:
         for job in list(self._jobs.values()):
             if job.key in self._noted:
                 continue
-            failure = failure_of(job, now, self._policies[job.site])
+            failure = failure_of(
+                job, now, self._policies[job.site], heard_since=self._heard_since or now
+            )
             if failure is not None:
                 log.warning("job %s failed at %s: %s", job.key, job.site, failure.reason)
                 self._failures.append(failure)

@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
@@ -161,18 +161,38 @@ class Failure:
         return self.site, re.sub(r"[0-9a-f]{6,}|\d+", "#", self.reason or self.said)
 
 
-def failure_of(job: FleetJob, now: datetime, policy: Policy) -> Failure | None:
-    """Return why `job` is a failure at `now`; None while there is hope, or if we ended it."""
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def failure_of(
+    job: FleetJob, now: datetime, policy: Policy, *, heard_since: datetime = _LONG_AGO
+) -> Failure | None:
+    """Return why `job` is a failure at `now`; None while there is hope, or if we ended it.
+
+    Parameters
+    ----------
+    job : FleetJob
+        As it was last seen.
+    now : datetime
+        Aware UTC.
+    policy : Policy
+        How patient to be.
+    heard_since : datetime
+        Since when the relay answers, without a break; `now` while it is silent. An agent that
+        nobody can see is not missing, so time counts against it only from then on.
+    """
     if job.leaving:
         return None
-    reason, hint = _trouble(job, now, policy)
+    reason, hint = _trouble(job, now, policy, heard_since)
     if not reason:
         return None
     early = job.connected is None or now - job.connected < policy.short_life
     return Failure(job.key, job.site, now, reason, job.status.said, hint, early)
 
 
-def _trouble(job: FleetJob, now: datetime, policy: Policy) -> tuple[str, str]:
+def _trouble(
+    job: FleetJob, now: datetime, policy: Policy, heard_since: datetime
+) -> tuple[str, str]:
     status, agent = job.status, job.agent
     if status.state is JobState.TIMED_OUT:
         return "", ""
@@ -184,14 +204,14 @@ def _trouble(job: FleetJob, now: datetime, policy: Policy) -> tuple[str, str]:
     if status.state is JobState.HELD and now - since > policy.hold_timeout:
         return f"held by the site: {status.reason}", status.hint
     if status.state is JobState.RUNNING:
-        if job.connected is None and now - since > policy.start_timeout:
+        if job.connected is None and now - max(since, heard_since) > policy.start_timeout:
             minutes = policy.start_timeout.total_seconds() / 60
             return (
                 f"it runs, but its agent has not come within {minutes:g} min",
                 "the site may not reach the relay, or the image has no Python: read the job's log",
             )
-        lost = agent.state is AgentState.LOST and agent.since is not None
-        if lost and agent.since is not None and now - agent.since > policy.lost_timeout:
+        lost_since = agent.since if agent.state is AgentState.LOST else None
+        if lost_since and now - max(lost_since, heard_since) > policy.lost_timeout:
             return "the connection to its agent was lost and did not come back", ""
     return "", ""
 

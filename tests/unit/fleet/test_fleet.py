@@ -54,6 +54,7 @@ class Stage:
         policies = {name: Policy(workers_per_job=4) for name in sites}
         self.fleet = Fleet("c7", self.sites, self.crew, policies, clock=self.clock)
         self.agents = {}
+        self.heard = True
 
     @property
     def site(self):
@@ -62,7 +63,7 @@ class Stage:
     async def steps(self, count=4, **delta):
         for _ in range(count):
             self.clock.tick(**(delta or {"seconds": 2}))
-            await self.fleet.step(self.agents)
+            await self.fleet.step(self.agents, heard=self.heard)
             for _ in range(200):  # let the fleet's own tasks finish: the fake site never waits
                 await asyncio.sleep(0)
 
@@ -260,6 +261,36 @@ async def test_a_job_whose_agent_never_comes_is_replaced(stage):
     stage.site.start("c7-1")
     await stage.steps(30, minutes=1)
     assert stage.words() == ["ended", "queued"]
+
+
+async def test_while_the_relay_is_silent_no_job_is_given_up_for_an_agent_that_nobody_can_see(stage):
+    stage.fleet.wanted = 4
+    await stage.steps()
+    stage.site.start("c7-1")
+    stage.heard = False
+    await stage.steps(60, minutes=1)
+    assert stage.words() == ["starting"]
+    # It answers again: the agent has as long as any other one to come.
+    stage.heard = True
+    await stage.steps(9, minutes=1)
+    assert stage.words() == ["starting"]
+    assert len(stage.site.jobs) == 1
+    await stage.steps(9, minutes=1)
+    assert stage.words() == ["ended", "queued"]
+
+
+async def test_a_job_whose_workers_are_there_is_kept_though_the_relay_is_silent(stage):
+    await stage.working(4)
+    del stage.agents["c7-1"]
+    await stage.steps()
+    stage.heard = False
+    await stage.steps(60, minutes=1)
+    assert stage.words() == ["lost"]
+    stage.heard = True
+    stage.connect("c7-1")
+    await stage.steps()
+    assert stage.words() == ["working"]
+    assert len(stage.site.jobs) == 1
 
 
 async def test_close_ends_all_jobs_and_returns_none(stage):

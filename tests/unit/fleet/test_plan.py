@@ -212,6 +212,16 @@ def test_a_lost_agent_may_come_back_for_a_while():
     assert "did not come back" in failure_of(lost, later(minutes=11), POLICY).reason
 
 
+def test_time_in_which_the_relay_was_silent_counts_against_no_agent():
+    starting = job(1, agent=AgentStatus())
+    lost = job(1, agent=AgentStatus(AgentState.LOST, NOW), connected=NOW)
+    for one in (starting, lost):
+        assert failure_of(one, later(hours=5), POLICY, heard_since=later(hours=5)) is None
+        early, late = later(hours=5, minutes=9), later(hours=5, minutes=11)
+        assert failure_of(one, early, POLICY, heard_since=later(hours=5)) is None
+        assert failure_of(one, late, POLICY, heard_since=later(hours=5)) is not None
+
+
 def test_a_job_that_worked_for_long_is_a_loss_and_no_start_failure():
     ended = job(1, JobState.FAILED, connected=NOW - timedelta(hours=1))
     assert not failure_of(ended, NOW, POLICY).early
