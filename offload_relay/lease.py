@@ -20,7 +20,7 @@ import jwt
 from offload_relay.errors import LeaseError, RemoteProtocolError
 from offload_relay.protocol import Endpoint, check_net, in_scope
 
-__all__ = ["Lease", "may_dial", "may_register", "new_key", "sign", "verify"]
+__all__ = ["Lease", "has_expired", "may_dial", "may_register", "new_key", "sign", "verify"]
 
 _ALGORITHM = "HS256"
 _AUDIENCE = "interlink-offload-relay"
@@ -142,9 +142,14 @@ def verify(token: str, keys: Sequence[bytes], now: datetime) -> Lease:
         )
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise LeaseError("the lease is signed but has missing or odd claims") from error
-    if now > expires + _LEEWAY:
+    if has_expired(lease, now.timestamp()):
         raise LeaseError(f"the lease {lease.id} expired at {expires:%Y-%m-%d %H:%M:%S} UTC")
     return lease
+
+
+def has_expired(lease: Lease, now_s: float) -> bool:
+    """Tell whether `lease` is over at `now_s` (Unix seconds), with some leeway for clocks."""
+    return now_s > (lease.expires + _LEEWAY).timestamp()
 
 
 def _text(value: object) -> str:

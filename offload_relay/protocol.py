@@ -120,6 +120,10 @@ class Limits:
         A lease may say otherwise.
     ended_keep_s : float
         How long the last words of an ended agent are kept for its owner.
+    gone_grace_s : float
+        How long an agent that was told *gone* may take to end; then its connections are cut.
+    info_bytes : int
+        Largest `Hello.info`, as JSON: owners are told it for many agents at once.
     gone_keep_s : float
         How long it is remembered that a domain has ended: its jobs may still be in a queue.
     """
@@ -137,6 +141,8 @@ class Limits:
     lost_grace_s: float = 90.0
     owner_grace_s: float = 600.0
     ended_keep_s: float = 600.0
+    gone_grace_s: float = 120.0
+    info_bytes: int = 4096
     gone_keep_s: float = 8 * 86400.0
 
 

@@ -334,8 +334,13 @@ class Relay:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(_SWEEP_S, self.limits.lost_grace_s / 4))
-            for agent in self.directory.sweep(time.time()):
-                await control.send_gone(self, agent)
+            try:
+                for agent in self.directory.sweep(time.time()):
+                    await control.send_gone(self, agent)
+                for agent in self.directory.overdue(time.time()):
+                    control.cut(self, agent)
+            except Exception:  # the relay goes on; the traceback is logged
+                log.exception("a sweep failed")
 
 
 def _gateway(relay: Relay) -> Gateway:

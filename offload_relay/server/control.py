@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ __all__ = [
     "Arrivals",
     "Parked",
     "Watcher",
+    "cut",
     "offer",
     "send_gone",
     "serve_agent",
@@ -174,6 +176,8 @@ async def serve_agent(
         hello = parse_message(await _text(websocket))
     if not isinstance(hello, protocol.Hello):
         raise RemoteProtocolError("the first message is not hello")
+    if len(json.dumps(hello.info)) > relay.limits.info_bytes:
+        raise RemoteProtocolError(f"hello with more than {relay.limits.info_bytes} bytes of info")
     agent = relay.directory.connect(lease, instance, time.time())
     agent.info = hello.info
     # Let go of an older connection of the same agent: its network blinked, and only it noticed.
@@ -246,9 +250,20 @@ async def send_gone(relay: Relay, agent: Agent) -> None:
         return
     domain = relay.directory.domains[agent.lease.domain]
     reason = domain.gone_reason(agent.lease.job) or ""
-    log.info("agent of job %s is told gone: %s", agent.lease.job, reason)
+    if agent.told_gone_s is None:
+        agent.told_gone_s = time.time()
+        log.info("agent of job %s is told gone: %s", agent.lease.job, reason)
     with contextlib.suppress(ConnectionClosed):
         await websocket.send(encode(protocol.Gone(reason)))
+
+
+def cut(relay: Relay, agent: Agent) -> None:
+    """End all connections of an agent that was told gone and did not go."""
+    log.warning("agent of job %s was told gone and did not end: cutting it off", agent.lease.job)
+    _drop_streams(agent)
+    websocket = relay.controls.get(agent)
+    if websocket is not None:
+        websocket.transport.abort()
 
 
 # --- owners --------------------------------------------------------------------------------------
@@ -295,10 +310,9 @@ def _changed(relay: Relay, agent: Agent) -> None:
 
 async def serve_owner(relay: Relay, websocket: ServerConnection, lease: Lease) -> None:
     """Serve one watch connection until it ends. Raises as `serve_agent` does."""
-    domain = relay.directory.domain(lease.domain, time.time())
+    domain = relay.directory.watch(lease.domain, time.time())
     watcher = Watcher(domain)
     relay.directory.routes.keep(lease.route, 1)
-    domain.owners += 1
     relay.watchers.setdefault(lease.domain, set()).add(watcher)
     try:
         await websocket.send(_welcome(relay))

@@ -23,11 +23,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from offload_relay.lease import Lease, may_register
+from offload_relay.lease import Lease, has_expired, may_register
 from offload_relay.protocol import CloseCode, Ended, Endpoint, Limits
 from offload_relay.server.routes import Routes
 
 __all__ = ["Agent", "Directory", "Domain", "Phase", "RefusedError"]
+
+
+# Most characters of an agent's last words that its owner is told.
+_WORDS = 2000
+_UNWATCHED = "nobody has asked for this job any more"
+_EXPIRED = "its lease has expired"
 
 
 class RefusedError(Exception):
@@ -66,6 +72,7 @@ class Agent:
     streams: set[Any] = field(default_factory=set)
     bytes_in: int = 0
     bytes_out: int = 0
+    told_gone_s: float | None = None
     ended: Ended | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -83,8 +90,8 @@ class Agent:
         if self.ended is not None:
             entry |= {
                 "exit_code": self.ended.exit_code,
-                "reason": self.ended.reason,
-                "hint": self.ended.hint,
+                "reason": self.ended.reason[:_WORDS],
+                "hint": self.ended.hint[:_WORDS],
             }
         return entry
 
@@ -98,6 +105,7 @@ class Domain:
     agents: dict[str, Agent] = field(default_factory=dict)
     gone: dict[str, str] = field(default_factory=dict)
     all_gone: str | None = None
+    orphaned: bool = False
 
     def unwatched_s(self, usual_s: float) -> float:
         """Return for how long its agents go on without an owner: as the most patient lease says."""
@@ -106,7 +114,7 @@ class Domain:
 
     def gone_reason(self, job: str) -> str | None:
         """Return why `job` is to end; None if it is not."""
-        return self.gone.get(job, self.all_gone)
+        return self.gone.get(job, self.all_gone or (_UNWATCHED if self.orphaned else None))
 
 
 class Directory:
@@ -217,35 +225,56 @@ class Directory:
         agent.endpoints.clear()
         agent.served = ""
 
+    def watch(self, name: str, now_s: float) -> Domain:
+        """Return the domain whose owner has come: what it starts from now on is asked for again."""
+        domain = self.domain(name, now_s)
+        domain.orphaned = False
+        domain.owners += 1
+        return domain
+
     def tell_gone(self, domain: Domain, jobs: list[str], reason: str) -> list[Agent]:
         """Record that `jobs` (none: all) are to end; return the agents to be told now."""
         if jobs:
             domain.gone.update(dict.fromkeys(jobs, reason))
         else:
             domain.all_gone = reason
-        return [
-            agent
-            for agent in domain.agents.values()
-            if agent.phase is not Phase.ENDED and domain.gone_reason(agent.lease.job) is not None
-        ]
+        return _gone_agents(domain)
 
     def sweep(self, now_s: float) -> list[Agent]:
-        """Forget what is over, and return agents whose owner has stayed away for too long."""
-        orphans = []
+        """Forget what is over, and return agents to be told gone.
+
+        Those whose owner has stayed away for too long, and those whose lease has expired while they
+        were connected: no right outlives its lease.
+        """
+        told = []
         for name, domain in list(self.domains.items()):
             if domain.owners:
                 domain.owner_seen_s = now_s
             for agent in list(domain.agents.values()):
                 if self._is_over(agent, now_s):
                     self._forget(agent)
+                elif has_expired(agent.lease, now_s):
+                    told += self.tell_gone(domain, [agent.lease.job], _EXPIRED)
             away = now_s - domain.owner_seen_s > domain.unwatched_s(self.limits.owner_grace_s)
             if away and domain.agents:
-                orphans += self.tell_gone(domain, [], "nobody has asked for this job any more")
+                domain.orphaned = True
+                told += _gone_agents(domain)
             elif away and (
-                domain.all_gone is None or now_s - domain.owner_seen_s > self.limits.gone_keep_s
+                domain.gone_reason("") is None
+                or now_s - domain.owner_seen_s > self.limits.gone_keep_s
             ):
                 del self.domains[name]
-        return orphans
+        return list(dict.fromkeys(told))
+
+    def overdue(self, now_s: float) -> list[Agent]:
+        """Return agents that were told gone and are still connected long after."""
+        return [
+            agent
+            for agent in self.agents()
+            if agent.phase is Phase.CONNECTED
+            and agent.told_gone_s is not None
+            and now_s - agent.told_gone_s > self.limits.gone_grace_s
+        ]
 
     def _is_over(self, agent: Agent, now_s: float) -> bool:
         age_s = now_s - agent.since_s
@@ -260,3 +289,11 @@ class Directory:
         self.domains[agent.lease.domain].agents.pop(agent.lease.job, None)
         if self._by_net.get(agent.lease.net) is agent:
             del self._by_net[agent.lease.net]
+
+
+def _gone_agents(domain: Domain) -> list[Agent]:
+    return [
+        agent
+        for agent in domain.agents.values()
+        if agent.phase is not Phase.ENDED and domain.gone_reason(agent.lease.job) is not None
+    ]

@@ -30,6 +30,7 @@ FAST = Limits(
     owner_grace_s=scaled(60.0),
     first_message_s=scaled(2.0),
     dial_wait_s=scaled(4.0),
+    gone_grace_s=scaled(2.0),
 )
 
 DOMAIN = "c7"

@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from offload_relay import protocol
+from offload_relay.owner import Owner
 from offload_relay.protocol import CloseCode, encode, parse_message
 from tests.support.relaykit import FAST, Kit, endpoint
 from tests.support.waiting import eventually, scaled
@@ -160,6 +161,32 @@ async def test_a_stolen_lease_cannot_park_beside_the_real_agent(kit):
     )
     assert await close_code(thief) == CloseCode.TRY_AGAIN
     await control.close()
+
+
+async def test_an_agent_that_does_not_go_when_it_is_told_to_is_cut_off_with_its_streams(kit):
+    control = await hello(kit)
+    await control.send(encode(protocol.Register(endpoint())))
+    parked = await opened(kit, "/park", kit.token("agent"))
+    status, stream = await kit.dial(endpoint())
+    assert status == 200
+    async with Owner(kit.url, kit.token()) as owner:
+        await owner.gone(["c7-1"], "its owner has had enough")
+        # It hears so, and goes on as if it had not: it is alive, and its streams are open.
+        with pytest.raises(ConnectionClosed):
+            while True:
+                await control.send(encode(protocol.Ping()))
+                await asyncio.sleep(FAST.heartbeat_s / 3)
+        assert await stream.ended() == b""
+        assert await close_code(parked) == 1006
+        again = await opened(kit, "/agent", kit.token("agent"))
+        await again.send(encode(protocol.Hello(1)))
+        assert await close_code(again) == CloseCode.GONE
+
+
+async def test_an_agent_cannot_say_more_of_itself_than_its_owner_wants_to_read(kit):
+    control = await opened(kit, "/agent", kit.token("agent"))
+    await control.send(encode(protocol.Hello(1, {"host": "x" * 5000})))
+    assert await close_code(control) == CloseCode.BAD_MESSAGE
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,16 @@ async def test_an_expired_lease_ends_the_job_and_says_so(kit):
     assert "expired at" in agent.log()
 
 
+async def test_a_job_ends_when_its_lease_does_though_it_is_connected(kit):
+    # A lease is good for half a minute longer than it says, since clocks differ.
+    soon = datetime.now(UTC) - timedelta(seconds=30 - scaled(3))
+    agent = await kit.agent(lease=kit.token("agent", 1, expires=soon))
+    await agent.endpoint()
+    assert await agent.wait() == 0
+    assert "nobody needs this job any more: its lease has expired" in agent.log()
+    assert processes_in(agent.folder) == []
+
+
 async def test_near_the_end_of_the_walltime_the_payload_is_asked_to_finish(kit):
     polite = (
         "import pathlib, signal, sys, time\n"

@@ -133,6 +133,50 @@ def test_a_lease_may_let_its_agent_go_on_for_longer_without_an_owner(directory):
     assert directory.sweep(7201.0) == [session]
 
 
+def test_an_owner_that_comes_back_may_start_jobs_again(directory):
+    orphan = connected(directory)
+    directory.sweep(0.0)
+    assert directory.sweep(601.0) == [orphan]
+    with pytest.raises(RefusedError):
+        directory.connect(lease("c7-2", "j2.naples.c7"), "late-agent", 700.0)
+    directory.watch("c7", 800.0)
+    assert directory.connect(lease("c7-3", "j3.naples.c7"), "new-agent", 801.0)
+
+
+def test_what_an_owner_has_said_stands_when_it_comes_back(directory):
+    domain = directory.watch("c7", 0.0)
+    directory.tell_gone(domain, [], "its cluster has ended")
+    directory.watch("c7", 1.0)
+    with pytest.raises(RefusedError):
+        connected(directory, now_s=2.0)
+
+
+def test_no_connection_outlives_its_lease(directory):
+    agent = connected(directory)
+    directory.watch("c7", 0.0)
+    end_s = agent.lease.expires.timestamp()
+    assert directory.sweep(end_s) == []
+    assert directory.sweep(end_s + 31) == [agent]
+    assert directory.domains["c7"].gone_reason("c7-1") == "its lease has expired"
+    assert directory.domains["c7"].gone_reason("c7-2") is None
+
+
+def test_an_agent_that_does_not_go_is_cut_off(directory):
+    agent = connected(directory)
+    assert directory.overdue(1e9) == []
+    agent.told_gone_s = 100.0
+    assert directory.overdue(100.0 + LIMITS.gone_grace_s) == []
+    assert directory.overdue(101.0 + LIMITS.gone_grace_s) == [agent]
+    directory.lose(agent, 300.0)
+    assert directory.overdue(1e9) == []
+
+
+def test_last_words_of_any_length_are_told_in_short(directory):
+    agent = connected(directory)
+    directory.end(agent, Ended(1, "r" * 60_000, "h" * 60_000), 0.0)
+    assert len(agent.describe()["reason"] + agent.describe()["hint"]) == 4000
+
+
 def test_it_is_remembered_for_days_that_a_domain_has_ended(directory):
     directory.domain("c7", 0.0)
     directory.tell_gone(directory.domains["c7"], [], "its cluster has ended")
