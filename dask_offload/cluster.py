@@ -28,6 +28,7 @@ from distributed.utils import Log, Logs, format_dashboard_link
 from dask_offload.comm import Reach
 from dask_offload.config import load_defaults, seconds, setting
 from dask_offload.progress import Progress
+from dask_offload.relay_option import check_relay
 from dask_offload.rpc import RpcClient
 from dask_offload.runtime import ClusterFolder, cluster_folders, user_name
 from dask_offload.service_client import service_url
@@ -132,7 +133,7 @@ class OffloadCluster(Cluster):
         _attach_to: ClusterFolder | None = None,
     ) -> None:
         self._n_workers = _whole("n_workers", n_workers)
-        relay = relay or _relay_setting()
+        relay = check_relay(relay) if relay else _relay_setting()
         catalog = catalog or setting("catalog")
         self._options: dict[str, Any] = {
             "catalog": _absolute(catalog),
@@ -590,9 +591,7 @@ def _service() -> dict[str, Any] | None:
 
 def _relay_setting() -> dict[str, Any] | None:
     relay = setting("relay")
-    if not relay["url"]:
-        return None
-    return {key.replace("-", "_"): value for key, value in relay.items()}
+    return check_relay(relay) if relay["url"] else None
 
 
 def _security(hello: dict[str, Any]) -> Security:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from dask_offload.bundle import write_worker_agent
 from dask_offload.children import Child
 from dask_offload.recruit import WorkerJobs, site_place
+from dask_offload.relay_option import relay_access
 from dask_offload.runtime import ClusterFolder
 from dask_offload.tls import ClusterAuthority
 from dask_offload.workforce import Crew, Plan
@@ -293,7 +294,7 @@ def _relay(
 ) -> tuple[Child | None, RelayAccess]:
     """Return the relay to use: the given one, or a child on loopback with sockets of ours."""
     if given:
-        return None, _given_relay(given)
+        return None, relay_access(given)
     key = folder.path / "relay.key"
     key.touch(mode=0o600)
     key.write_bytes(new_key())
@@ -311,18 +312,6 @@ def _relay(
         key=key.read_bytes(),
     )
     return child, access
-
-
-def _given_relay(given: Mapping[str, Any]) -> RelayAccess:
-    try:
-        key = Path(given["key_file"]).read_bytes()
-        ca = Path(given["ca_file"]).read_text(encoding="utf-8") if given.get("ca_file") else ""
-    except OSError as error:
-        raise OffloadError(
-            f"cannot read {error.filename}, which the setting offload.relay names: {error.strerror}",
-            "the key file holds what leases for the relay are signed with",
-        ) from error
-    return RelayAccess(str(given["url"]), str(given["dial"]), key, ca)
 
 
 def _listener() -> socket.socket:

@@ -15,12 +15,11 @@ from pathlib import Path
 import click
 
 from offload_relay.errors import RelayError
-from offload_relay.lease import new_key
+from offload_relay.lease import KEY_BYTES, new_key
 from offload_relay.server import Relay, RelaySettings
 
 __all__ = ["read_key", "relay"]
 
-_KEY_BYTES = 32
 _BACKLOG = 1024
 
 
@@ -154,10 +153,8 @@ def read_key(path: Path) -> bytes:
         key = path.read_bytes()
     except OSError as error:
         raise click.ClickException(f"cannot read the key {path}: {error.strerror}") from error
-    if len(key) < _KEY_BYTES:
-        raise click.ClickException(
-            f"{path} holds {len(key)} bytes; a key has at least {_KEY_BYTES}"
-        )
+    if len(key) < KEY_BYTES:
+        raise click.ClickException(f"{path} holds {len(key)} bytes; a key has at least {KEY_BYTES}")
     return key
 
 

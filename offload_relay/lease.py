@@ -20,7 +20,19 @@ import jwt
 from offload_relay.errors import LeaseError, RemoteProtocolError
 from offload_relay.protocol import Endpoint, check_net, in_scope
 
-__all__ = ["Lease", "has_expired", "may_dial", "may_register", "new_key", "sign", "verify"]
+__all__ = [
+    "KEY_BYTES",
+    "Lease",
+    "has_expired",
+    "may_dial",
+    "may_register",
+    "new_key",
+    "sign",
+    "verify",
+]
+
+#: Fewest bytes of a key that leases are signed with (RFC 7518, 3.2: as long as the hash).
+KEY_BYTES = 32
 
 _ALGORITHM = "HS256"
 _AUDIENCE = "interlink-offload-relay"
@@ -86,8 +98,8 @@ class Lease:
 
 
 def new_key() -> bytes:
-    """Return 32 random bytes to sign leases with."""
-    return secrets.token_bytes(32)
+    """Return `KEY_BYTES` random bytes to sign leases with."""
+    return secrets.token_bytes(KEY_BYTES)
 
 
 def sign(lease: Lease, key: bytes) -> str:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from offload_cli.main import main
-from offload_cli.relay import _read_key
+from offload_cli.relay import read_key
 from offload_relay.owner import Owner
 from offload_sites.jobs import JobSpec, Resources
 from offload_sites.local import LocalBackend
@@ -433,6 +433,6 @@ async def _watch(public, key, place):
 def test_relays_that_start_at_the_same_time_make_one_key(tmp_path):
     path = tmp_path / "relay.key"
     with ThreadPoolExecutor(16) as pool:
-        keys = set(pool.map(_read_key, [path] * 16))
+        keys = set(pool.map(read_key, [path] * 16))
     assert len(keys) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["relay.key"]

@@ -22,11 +22,11 @@ def pythons():
     places += sorted(Path.home().glob(".pyenv/versions/*/bin"))
     for place in places:
         for minor in range(9, 15):
-            python = place / f"python3.{minor}"
-            if minor not in found and python.exists() and "shims" not in str(python):
+            python = shutil.which(f"python3.{minor}", path=str(place))
+            if minor not in found and python and "shims" not in python:
                 ran = subprocess.run([python, "-c", ""], check=False, capture_output=True)
                 if ran.returncode == 0:
-                    found[minor] = str(python)
+                    found[minor] = python
     return [pytest.param(found[minor], id=f"3.{minor}") for minor in sorted(found)]
 
 
