@@ -265,6 +265,10 @@ class DirectWorkforce:
         """Return how many workers of `job` the scheduler has."""
         return sum(worker.job == job.key for worker in self._crew.workers())
 
+    async def dismiss(self, keys: Sequence[str]) -> None:
+        """Tell the agents of these jobs that nobody needs them any more."""
+        await self._owner.gone(list(keys), "its job is no longer wanted")
+
     def idle_first(self) -> Sequence[str]:
         """Return keys of working jobs, those with the least work and data first."""
         load: dict[str, tuple[int, int]] = {}

@@ -389,6 +389,10 @@ class Cluster:
         """Return how many workers of `job` are there."""
         return self.notebook.registered(job.key)
 
+    async def dismiss(self, keys: Sequence[str]) -> None:
+        """Tell the agents of these jobs that nobody needs them any more."""
+        await self._owner.gone(list(keys), "its job is no longer wanted")
+
     def idle_first(self) -> Sequence[str]:
         """Return keys of working jobs in the order in which they are best let go."""
         return self.notebook.idle_first()

@@ -49,6 +49,7 @@ __all__ = [
     "SubmitCommand",
     "Value",
     "Variable",
+    "Word",
     "distinct",
     "expectation",
     "shorthand",
@@ -64,6 +65,7 @@ _DOCKER = re.compile(
     r"[A-Za-z0-9][\w.-]*(?::\d+(?=/))?(?:/[\w.-]+)*(?::[\w.-]+)?(?:@\w+:\w+)?", re.A
 )
 _COMMAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9_][\w.,@:+-]*", re.ASCII)
 _NOT_IN_A_LINE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, surrogate, line and paragraph end
 _PATTERN_LIMIT = 500
 
@@ -230,6 +232,8 @@ Name = Annotated[
 #: One line of text; `Line` is not empty.
 Value = Annotated[str, AfterValidator(_check_value)]
 Line = Annotated[str, AfterValidator(_check_line)]
+#: A word that goes into a line of options as it is.
+Word = Annotated[str, _matching(_WORD, "expected one word of letters, digits and '_.,@:+-'")]
 AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 CvmfsPath = Annotated[str, AfterValidator(_check_cvmfs)]
 DockerReference = Annotated[str, AfterValidator(_check_docker)]

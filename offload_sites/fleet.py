@@ -59,6 +59,9 @@ class Recruiter(Protocol):
     def idle_first(self) -> Sequence[str]:
         """Return keys of working jobs in the order in which they are best let go."""
 
+    async def dismiss(self, keys: Sequence[str]) -> None:
+        """Tell the agents of these jobs that nobody needs them any more. Safe to cancel."""
+
 
 @dataclass(frozen=True)
 class SiteTrouble:
@@ -227,7 +230,25 @@ class Fleet:
         await self._poll()
         self._note_failures()
         self._act()
+        await self._dismiss(agents)
         self._forget()
+
+    async def _dismiss(self, agents: Mapping[str, AgentStatus]) -> None:
+        """See to it that jobs end which their sites believe to have ended, or cannot end.
+
+        Whoever deletes a pod of a virtual node, for one, does not hear whether the batch system was
+        told. That an agent is still there is the one sure sign.
+        """
+        now = self._clock()
+        unwanted = [
+            key
+            for key, agent in agents.items()
+            if agent.state is AgentState.CONNECTED
+            and key in self._jobs
+            and self._jobs[key].over_for_us(now)
+        ]
+        if unwanted:
+            await self._recruiter.dismiss(unwanted)
 
     async def _poll(self) -> None:
         polls = [self._run("poll", site, self._poll_site) for site in self._sites]

@@ -100,6 +100,14 @@ class FleetJob:
         """True if its workers are there or coming."""
         return not self.ended and not self.leaving
 
+    def over_for_us(self, now: datetime) -> bool:
+        """Tell whether nobody needs what this job runs, so that its agent can be told to go.
+
+        While its workers hand over their results, `cancel_asked` lies ahead.
+        """
+        handing_over = self.cancel_asked is not None and self.cancel_asked > now
+        return self.ended or (bool(self.leaving) and not handing_over)
+
     def seen(self, status: JobStatus, agent: AgentStatus, now: datetime) -> FleetJob:
         """Return this job with what the site and the relay say at `now`."""
         if status.state is JobState.UNKNOWN and self.status.state is not JobState.UNKNOWN:

@@ -17,6 +17,7 @@ from offload_sites.fields import (
     Memory,
     SubmitCommand,
     Value,
+    Word,
     distinct,
     expectation,
 )
@@ -175,10 +176,36 @@ class InterlinkSite(PodSite):
 
     kind: Literal["interlink"]
     node_name: Line = Field(description="Name of the virtual node, as 'kubectl get nodes' has it.")
+    plugin: Literal["slurm", "htcondor", "docker", "kubernetes"] = Field(
+        default="slurm", description="The plugin behind the node: each reads pods in its own way."
+    )
+    partition: Word | None = Field(
+        default=None, description="Partition of the batch system. Only for the plugin slurm."
+    )
+    account: Word | None = Field(
+        default=None, description="Account that jobs are charged to. Only for the plugin slurm."
+    )
+    flavour: Word | None = Field(
+        default=None,
+        description="Flavour, as the plugin's configuration names it. Only for the plugin slurm.",
+    )
+    gpu_flags: Line = Field(
+        default="--gres=gpu:{gpus}",
+        description="Flags of sbatch that ask for GPUs; {gpus} stands for how many. Only for the "
+        "plugin slurm.",
+    )
+    container_options: Value = Field(
+        default="", description="More options of Apptainer, for example --nv --containall."
+    )
+    scratch: AbsolutePath | None = Field(
+        default=None,
+        description="Folder of the node in which each job gets a working directory. Not given: "
+        "within the container, where Apptainer may allow no more than 64 MB.",
+    )
     annotations: dict[Line, Value] = Field(
         default={},
-        description="Annotations of every pod, for the plugin behind the node, for example "
-        "slurm-job.vk.io/flags with partition and account.",
+        description="Annotations of every pod, for the plugin behind the node; "
+        "slurm-job.vk.io/flags are added to those made from the fields above.",
     )
     images: ImageRendering = Field(
         default=ImageRendering(), description="How the image is handed to the site."
@@ -186,8 +213,8 @@ class InterlinkSite(PodSite):
 
     @property
     def image_form(self) -> ImageForm:
-        """What `images.render` says."""
-        return self.images.render
+        """What `images.render` says; plugins that are no batch system only pull."""
+        return "docker" if self.plugin in {"docker", "kubernetes"} else self.images.render
 
 
 class Credential(CatalogModel):

@@ -73,8 +73,11 @@ class PodKind(Protocol):
     ) -> JobStatus:
         """Return what a pod says of its job."""
 
-    async def trouble(self, api: KubeApi) -> str:
-        """Return why nothing that pods say can be relied on at present; empty if it can."""
+    async def trouble(self, api: KubeApi, *, to_end: bool = False) -> str:
+        """Return why nothing that pods say can be relied on at present; empty if it can.
+
+        `to_end`: why none may be deleted at present.
+        """
 
     async def health(self, api: KubeApi, pods: Collection[Mapping[str, Any]]) -> SiteHealth:
         """Return how the site is, given the pods of our jobs there. May raise as `KubeApi` does."""
@@ -301,7 +304,6 @@ class PodBackend:
         try:
             text = await self._api.text(
                 f"~/pods/{handle.native_id}/log",
-                container=manifest.CONTAINER,
                 tailLines=str(_TAIL_LINES),
             )
         except ApiError as error:
@@ -335,7 +337,7 @@ class PodBackend:
         if not names:
             return
         try:
-            trouble = await self._kind.trouble(self._api)
+            trouble = await self._kind.trouble(self._api, to_end=True)
             if trouble:
                 # A virtual node that cannot reach its site forgets the pod and orphans the job.
                 raise SiteUnavailableError(

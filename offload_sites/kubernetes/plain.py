@@ -50,7 +50,7 @@ class PlainPods:
         """Return what a pod says of its job."""
         return status_of_pod(pod, walltime, warnings)
 
-    async def trouble(self, _api: KubeApi) -> str:
+    async def trouble(self, _api: KubeApi, *, to_end: bool = False) -> str:
         """Return nothing: what an API server says of ordinary pods is as it is."""
         return ""
 

@@ -35,11 +35,28 @@ profiles:
     resources: {{cpus: 1, memory: 1GiB, gpus: {gpus_each}}}
 """
 
+VIRTUAL = """
+sites:
+  hpc:
+    kind: interlink
+    title: The HPC centre
+    max_walltime: 2h
+    node: {{cpus: {per_job}, memory: 64GiB, gpus: {gpus}}}
+    node_name: {node}
+images:
+  here: {{title: This Python, cvmfs: /cvmfs/unpacked.example.org/here, python: {python}}}
+profiles:
+  hpc:
+    title: HPC cores
+    for: [workers]
+    sites: [hpc]
+    images: [here]
+    resources: {{cpus: 1, memory: 1GiB, gpus: {gpus_each}}}
+"""
+
 
 class PodClusters:
     """Starts clusters on pods. Everything lies below `place`."""
-
-    catalog = CATALOG
 
     def __init__(self, place, kit, thread, relay):
         self.place, self.kit, self.thread, self.relay = place, kit, thread, relay
@@ -49,10 +66,10 @@ class PodClusters:
         self.kubelet = self.thread.run(self.kit.kubelet(make, **options))
         return self.kubelet
 
-    def start(self, n_workers=0, *, per_job=4, gpus=0, gpus_each=0, **options):
+    def start(self, n_workers=0, *, catalog=CATALOG, per_job=4, gpus=0, gpus_each=0, **options):
         path = self.place / "catalog.yaml"
         path.write_text(
-            self.catalog.format(
+            catalog.format(
                 per_job=per_job,
                 node=self.kit.node,
                 taint=TAINT,

@@ -29,6 +29,7 @@ class Crew:
         self.retired = []
         self.idle = []
         self.there = {}
+        self.dismissed = []
 
     def prepare(self, site, workers, keys):
         spec = JobSpec(("work", str(workers)), Resources(workers), timedelta(hours=8))
@@ -44,6 +45,9 @@ class Crew:
 
     def idle_first(self):
         return self.idle
+
+    async def dismiss(self, keys):
+        self.dismissed += keys
 
 
 class Stage:
@@ -291,6 +295,37 @@ async def test_a_job_whose_workers_are_there_is_kept_though_the_relay_is_silent(
     await stage.steps()
     assert stage.words() == ["working"]
     assert len(stage.site.jobs) == 1
+
+
+async def test_an_agent_outliving_its_job_is_told_to_go(stage):
+    await stage.working(8)
+    stage.site.remove("c7-1")
+    await stage.steps(30)
+    assert set(stage.crew.dismissed) == {"c7-1"}
+
+
+async def test_the_agent_of_a_job_that_leaves_is_told_to_go_though_its_site_is_silent(stage):
+    await stage.working(8)
+    stage.site.silent = True
+    stage.fleet.wanted = 4
+    await stage.steps(60)
+    assert len(set(stage.crew.dismissed)) == 1
+
+
+async def test_the_agent_of_a_job_that_hands_over_its_results_is_left_alone(stage):
+    handing_over = asyncio.Event()
+
+    async def retire(job, workers):
+        await handing_over.wait()
+
+    await stage.working(8)
+    stage.crew.retire = retire
+    stage.fleet.wanted = 4
+    await stage.steps(10)
+    assert stage.crew.dismissed == []
+    handing_over.set()
+    await stage.steps(10)
+    assert stage.crew.dismissed
 
 
 async def test_close_ends_all_jobs_and_returns_none(stage):
