@@ -46,6 +46,7 @@ load_defaults()
 _START_S = 90.0
 _CLOSE_S = 45.0
 _LONG_POLL_S = 30.0
+_SHOWN_S = 1.0
 # Sections of Dask's configuration that mean something on a worker.
 _TRAVELS = ("array", "dataframe", "distributed", "optimization", "tokenize")
 
@@ -441,9 +442,18 @@ class OffloadCluster(Cluster):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left_s, 0.2)):
                         await moved.wait()
+            await self._shown(n_workers, moved)
         finally:
             self._listeners.remove(listen)
             progress.done(self._snapshot, self._registered())
+
+    async def _shown(self, n_workers: int, moved: asyncio.Event) -> None:
+        """Wait a moment for the snapshot: what is printed next should show all that are there."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHOWN_S):
+                while self._snapshot.count("working") < n_workers:
+                    moved.clear()
+                    await moved.wait()
 
     def _registered(self) -> int:
         return len(self.scheduler_info["workers"])
@@ -454,7 +464,7 @@ class OffloadCluster(Cluster):
             raise OffloadError(
                 f"the cluster {self.name!r} has ended", "start a new one with OffloadCluster()"
             )
-        coming = snapshot.count("starting") + snapshot.count("queued") + snapshot.count("lost")
+        coming = sum(snapshot.count(word) for word in ("starting", "queued", "held", "lost"))
         if snapshot.stopped and self._registered() + coming < n_workers:
             advice = next((n.advice for n in snapshot.notes if n.tone == "bad" and n.advice), "")
             hint = f"{advice[:1].lower()}{advice[1:].rstrip('.')}"

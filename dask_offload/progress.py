@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from dask_offload.show import render_line, render_notes
 from dask_offload.snapshot import Snapshot
@@ -15,6 +16,8 @@ __all__ = ["Progress"]
 # What is over sooner needs no progress.
 _SILENT_S = 1.0
 _EVERY_S = 0.25
+# In a log, where each line stays: workers may come one by one for an hour.
+_LOG_EVERY_S = 5.0
 
 
 class Progress:
@@ -43,7 +46,8 @@ class Progress:
         self._began_s = clock()
         self._shown_s = self._began_s
         self._last = ""
-        self._terminal = sys.stderr.isatty()
+        self._logged_s = -_LOG_EVERY_S
+        self._clear = _clearing(sys.stderr)
         self._shown = False
         self._notes: list[str] = []
 
@@ -56,16 +60,22 @@ class Progress:
         width = shutil.get_terminal_size().columns
         line = render_line(snapshot, self._wanted, now_s - self._began_s, width)
         notes = render_notes(snapshot, width)
-        if self._terminal:
+        if self._clear:
             self._renew(line, notes)
-        elif (state := line.rsplit(" ", 1)[0]) != self._last:
-            self._last = state
-            print(line, file=sys.stderr)
-            self._print_new(notes)
+        else:
+            self._log(line, notes, now_s)
         self._shown = True
 
+    def _log(self, line: str, notes: list[str], now_s: float) -> None:
+        state = line.rsplit(" ", 1)[0]
+        news = any(note not in self._notes for note in notes)
+        if news or (state != self._last and now_s - self._logged_s >= _LOG_EVERY_S):
+            self._last, self._logged_s = state, now_s
+            print(line, file=sys.stderr)
+            self._print_new(notes)
+
     def _renew(self, line: str, notes: list[str]) -> None:
-        print("\r\x1b[K", end="", file=sys.stderr)
+        print(self._clear, end="", file=sys.stderr)
         self._print_new(notes)
         print(line, end="", file=sys.stderr, flush=True)
 
@@ -79,13 +89,22 @@ class Progress:
         """Say how it ended, if anything was said before."""
         if not self._shown:
             return
-        end = "\r\x1b[K" if self._terminal else ""
         places = ", ".join(
             f"{site.working} {site.title}" for site in snapshot.sites if site.working
         )
         elapsed_s = self._clock() - self._began_s
         print(
-            f"{end}{snapshot.name} {registered}/{self._wanted} working after {elapsed_s:.0f} s"
+            f"{self._clear}{snapshot.name} {registered}/{self._wanted} working after {elapsed_s:.0f} s"
             + (f": {places}" if places else ""),
             file=sys.stderr,
         )
+
+
+def _clearing(stream: TextIO) -> str:
+    """Return what clears the line that `stream` is in; empty where a line stays."""
+    if stream.isatty():
+        return "\r\x1b[K"
+    # A notebook goes back to the start of the line, and knows no more of terminals than that.
+    if type(stream).__module__.startswith("ipykernel."):
+        return f"\r{' ' * shutil.get_terminal_size().columns}\r"
+    return ""

@@ -60,8 +60,12 @@ def slug(text: str, most: int = 16) -> str:
 
 
 def site_label(name: str) -> str:
-    """Return the label of a site in nets."""
-    return slug(name, 20)
+    """Return the label of a site in nets: the name itself, if it is short and a label.
+
+    Equal for equal names only: workers of one site dial one another directly.
+    """
+    label = slug(name, 20)
+    return label if label == name else f"{slug(name, 13)}-{_digest(name, 6)}"
 
 
 def user_label(user: str) -> str:
@@ -69,5 +73,8 @@ def user_label(user: str) -> str:
 
     Names that differ in what a label cannot hold (`a.b`, `a-b`, `A.B`) differ in the hash.
     """
-    digest = base64.b32encode(hashlib.sha256(user.encode()).digest()).decode().lower()
-    return f"u-{slug(user, 24)}-{digest[:8]}"
+    return f"u-{slug(user, 24)}-{_digest(user, 8)}"
+
+
+def _digest(text: str, length: int) -> str:
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()[:length]

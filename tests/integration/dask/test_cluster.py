@@ -121,6 +121,12 @@ def test_the_dashboard_answers(clusters):
         assert answer.status == 200
 
 
+def test_what_is_printed_after_waiting_shows_all_that_were_waited_for(clusters):
+    with clusters.start(4) as cluster:
+        cluster.wait_for_workers(4, timeout=TIMEOUT_S)
+        assert "workers=4/4, threads=4" in repr(cluster)
+
+
 def test_a_cluster_may_be_without_a_dashboard(clusters):
     with settings(dashboard_address=None):
         cluster = clusters.start()

@@ -189,3 +189,35 @@ def test_a_log_gets_no_control_characters_and_whole_lines_only(screen):
     assert text.endswith("\n")
     assert text.replace("\n", "").isprintable()
     assert text.isascii()
+
+
+@log_only
+def test_a_log_gets_a_line_every_few_seconds_however_many_workers_come_one_by_one(screen):
+    stage = Stage(screen)
+    for _ in range(10):
+        stage.show(QUEUED, 0.5)
+        stage.show(HALF, 0.5)
+    assert len(screen.getvalue().splitlines()) == 2
+
+
+@log_only
+def test_a_reason_is_said_at_once(screen):
+    stage = Stage(screen)
+    stage.show(QUEUED)
+    stage.show(HELD)
+    assert "held: 1 job" in screen.getvalue()
+
+
+# --- a notebook ----------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_one_line_that_renews_itself_without_the_signs_of_terminals():
+    screen = type("OutStream", (Screen,), {"__module__": "ipykernel.iostream"})(terminal=False)
+    stage = Stage(screen)
+    for shown in (QUEUED, HALF, ALL):
+        stage.show(shown)
+    text = stage.done(ALL, 8)
+    assert "\x1b" not in text
+    assert text.count("\n") == 1
+    last = text.split("\r")[-1]
+    assert last == "alice-1 8/8 working after 3 s: 8 RAC Naples\n"

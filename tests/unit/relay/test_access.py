@@ -22,3 +22,14 @@ def test_users_whose_names_look_alike_are_told_apart():
 @given(st.text(min_size=1, max_size=200))
 def test_every_site_has_a_label(name):
     check_net(site_label(name))
+
+
+def test_sites_have_labels_of_their_own_however_long_or_odd_their_names_are():
+    names = ["recas", "recas-naples-gpu-nodes-a", "recas-naples-gpu-nodes-b", "4a", "u4a", "x" * 40]
+    labels = [site_label(name) for name in names]
+    assert labels[0] == "recas"
+    assert labels[1].startswith("recas-naples-")
+    assert len(set(labels)) == len(names)
+    for label in labels:
+        assert check_net(f"j1.{label}.c7")
+        assert len(label) <= 20
