@@ -9,7 +9,7 @@ from offload_relay.bundle import write_agent
 
 __all__ = ["write_worker_agent"]
 
-_TRAVELS = ("comm.py", "slots.py", "worker.py")
+_TRAVELS = ("comm.py", "gpus.py", "slots.py", "worker.py")
 
 
 def write_worker_agent(folder: Path) -> Path:

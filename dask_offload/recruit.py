@@ -138,6 +138,9 @@ class WorkerJobs:
             "workers": workers,
             "nthreads": self.unit.cpus,
             "memory_bytes": self.unit.memory_bytes,
+            "gpus": self.unit.gpus,
+            # As dask-cuda calls it: tasks that ask for {"GPU": 1} run where there is one.
+            "resources": {"GPU": self.unit.gpus} if self.unit.gpus else {},
             "scope": shared if place.shared else net,
             "bind": place.bind,
             "tls": tls,

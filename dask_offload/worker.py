@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dask_offload.gpus import TooFewError, share_out
 from dask_offload.slots import Exit, Slot, verdict
 
 __all__ = ["main", "version_problem"]
@@ -63,6 +64,7 @@ def main(argv: list[str]) -> int:
     config = json.loads(Path(argv[0]).read_bytes())
     try:
         _check_image(config)
+        config["shares"] = _share_gpus(config)
         _preload(config)
     except _Unfit as unfit:
         log.error("%s (%s)", unfit.reason, unfit.hint)  # noqa: TRY400  # a sentence, no traceback
@@ -121,6 +123,19 @@ def _check_image(config: dict[str, Any]) -> None:
         raise _Unfit(*problem)
     if problem:
         log.warning("%s", problem[0])
+
+
+def _share_gpus(config: dict[str, Any]) -> list[dict[str, str]]:
+    each = int(config.get("gpus") or 0)
+    # Without a driver there is nothing to count, and it is for the task to find out.
+    nodes = len(list(Path("/dev").glob("nvidia[0-9]*"))) or None
+    try:
+        shares = share_out(os.environ, int(config["workers"]), each, nodes)
+    except TooFewError as error:
+        raise _Unfit(
+            str(error), "the site has not given it what it asked for: ask its administrator"
+        ) from error
+    return [dict(share) for share in shares]
 
 
 def _preload(config: dict[str, Any]) -> None:
@@ -252,6 +267,7 @@ def _child(config: dict[str, Any], number: int) -> NoReturn:
         for number_ in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number_, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ.update(config["shares"][number])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT})
         random.seed()
         code = int(asyncio.run(_work(config, number)))

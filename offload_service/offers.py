@@ -9,7 +9,7 @@ from typing import Any
 from offload_sites.catalog import Catalog, Profile, Purpose
 from offload_sites.jobs import Resources, SiteHealth
 from offload_sites.ledger import Waits
-from offload_sites.resolve import offered, workers_per_job
+from offload_sites.resolve import offered, one_worker, workers_per_job
 
 __all__ = ["offers", "site_to_json", "sites_of", "waits_to_json"]
 
@@ -74,7 +74,7 @@ def _profile(
     cpus = profile.resources.cpus.choices
     memory = profile.resources.memory
     most = min(catalog.sites[site].max_walltime for site in profile.sites)
-    unit = Resources(cpus[0], memory.bytes_for(cpus[0]), profile.resources.gpus)
+    unit = one_worker(Resources(cpus[0], memory.bytes_for(cpus[0]), profile.resources.gpus))
     return {
         "name": name,
         "title": profile.title,

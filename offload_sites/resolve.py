@@ -19,7 +19,15 @@ from offload_sites.references import DEFAULT_WALLTIME
 from offload_sites.units import parse_duration, render_duration
 from offload_sites.wording import did_you_mean, join_names, show
 
-__all__ = ["Choice", "Resolved", "image_reference", "offered", "resolve", "workers_per_job"]
+__all__ = [
+    "Choice",
+    "Resolved",
+    "image_reference",
+    "offered",
+    "one_worker",
+    "resolve",
+    "workers_per_job",
+]
 
 # As long as a file name may be on Linux, several times over.
 _PATH_LIMIT = 1000
@@ -118,6 +126,8 @@ def resolve(
     profile = profiles[name]
     sites = _sites(choice, name, profile)
     resources = _resources(choice, name, profile)
+    if purpose == "workers":
+        resources = one_worker(resources)
     return Resolved(
         profile=name,
         title=profile.title,
@@ -128,6 +138,17 @@ def resolve(
         preload=tuple(profile.preload),
         environment=dict(profile.environment),
     )
+
+
+def one_worker(profile: Resources) -> Resources:
+    """Return what one worker asks for, of a profile with these resources.
+
+    A worker has one GPU: a profile with several is as many workers, each with its part of the rest.
+    """
+    if profile.gpus <= 1:
+        return profile
+    cpus, memory = profile.cpus // profile.gpus, profile.memory_bytes // profile.gpus
+    return Resources(max(1, cpus), max(1, memory), 1)
 
 
 def workers_per_job(site: BaseSite, worker: Resources) -> int:

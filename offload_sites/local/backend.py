@@ -82,7 +82,7 @@ class LocalBackend:
     ) -> None:
         self._name = name
         self._root = directory.expanduser().resolve()
-        self._limits = Limits(max_jobs, cpus)
+        self._limits = Limits(max_jobs, cpus, node.gpus if node and node.gpus else None)
         self._node = node
         self._term_grace_s = term_grace_s
         self._prepared = False

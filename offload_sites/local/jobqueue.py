@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offload_sites.local import processes, runner
-from offload_sites.local.fifo import startable, usage
+from offload_sites.local.fifo import Size, free_gpus, startable, usage
 from offload_sites.local.records import (
     CANCEL,
     ENDED,
     JOBS,
     LOCK,
+    Devices,
     End,
     Limits,
     Start,
@@ -57,6 +58,11 @@ class Entry(NamedTuple):
     phase: Phase
     ticket: Ticket
 
+    @property
+    def size(self) -> Size:
+        """What it takes."""
+        return Size(self.ticket.cpus, self.ticket.gpus)
+
 
 class Snapshot(NamedTuple):
     """The queue as it was; exact only while the site's lock is held."""
@@ -69,8 +75,8 @@ class Snapshot(NamedTuple):
 
     def next(self) -> list[Entry]:
         """Return the jobs that may start now."""
-        used = usage(entry.ticket.cpus for entry in self.active)
-        count = startable([entry.ticket.cpus for entry in self.waiting], used, self.limits)
+        used = usage(entry.size for entry in self.active)
+        count = startable([entry.size for entry in self.waiting], used, self.limits)
         return self.waiting[:count]
 
 
@@ -146,10 +152,24 @@ def _turn(root: Path) -> list[tuple[Path, int]]:
             put_away(root, entry.key)
         left = [entry for entry in snapshot.lost if entry not in buried]
         snapshot = snapshot._replace(active=snapshot.active + left)
-        jobs = [root / JOBS / entry.key for entry in snapshot.next()[:_STARTS_PER_TURN]]
+        next_ones = snapshot.next()[:_STARTS_PER_TURN]
+        _give_gpus(root, snapshot, next_ones)
+        jobs = [root / JOBS / entry.key for entry in next_ones]
         # Nobody else may start a job now, so what holds a lock is one who asks, and for an instant.
         locks = [hold(job / LOCK, wait=True) for job in jobs]
         return [(job, lock) for job, lock in zip(jobs, locks, strict=True) if lock is not None]
+
+
+def _give_gpus(root: Path, snapshot: Snapshot, starting: Iterable[Entry]) -> None:
+    """Note which GPUs each job has; none, where it asked for none, so that it sees none."""
+    if snapshot.limits.gpus is None:
+        return
+    held = [read(Devices, root / JOBS / entry.key) for entry in snapshot.active]
+    taken = [number for one in held if one for number in one.gpus]
+    for entry in starting:
+        gpus = free_gpus(entry.ticket.gpus, taken, snapshot.limits.gpus)
+        taken += gpus
+        write(Devices(gpus), root / JOBS / entry.key)
 
 
 def put_away(root: Path, key: str) -> None:

@@ -17,6 +17,7 @@ A job moves only to the right (`staging`, `jobs`, `ended`), each time by one ren
 whole. Inside its directory::
 
     order.json  ticket.json     what to run; its place in the queue. Written once
+    devices.json                which GPUs it has, at a site that has some
     lock                        flock: held by its runner for as long as that lives
     start.json                  written by the runner just before the command may exist
     cancel                      somebody wants it to end
@@ -64,6 +65,7 @@ class Limits(NamedTuple):
 
     max_jobs: int | None = None
     cpus: int | None = None
+    gpus: int | None = None
 
 
 class Ticket(NamedTuple):
@@ -72,6 +74,7 @@ class Ticket(NamedTuple):
     submitted_ns: int
     number: int
     cpus: int
+    gpus: int = 0
 
 
 class Order(NamedTuple):
@@ -82,6 +85,12 @@ class Order(NamedTuple):
     secrets: list[str]
     walltime_s: float
     term_grace_s: float
+
+
+class Devices(NamedTuple):
+    """Which GPUs of the machine are a job's own, by number; written before it starts."""
+
+    gpus: list[int]
 
 
 class Start(NamedTuple):
@@ -115,12 +124,13 @@ class End(NamedTuple):
     errno: int = 0
 
 
-R = TypeVar("R", Limits, Ticket, Order, Start, End)
+R = TypeVar("R", Limits, Ticket, Order, Devices, Start, End)
 
 _NAMES: dict[type[NamedTuple], str] = {
     Limits: "limits.json",
     Ticket: "ticket.json",
     Order: "order.json",
+    Devices: "devices.json",
     Start: "start.json",
     End: "end.json",
 }

@@ -22,6 +22,7 @@ from offload_sites.local.records import (
     STDOUT,
     TMP,
     WORK,
+    Devices,
     End,
     Order,
     Start,
@@ -194,7 +195,9 @@ def _become(order: Order, job: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, STDOUT), (2, STDERR)):
         os.dup2(os.open(job / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
-    environment = {"TMPDIR": str(_make_tmp(job)), **order.environment, MARK: str(job)}
+    devices = read(Devices, job)
+    gpus = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices.gpus))} if devices else {}
+    environment = {"TMPDIR": str(_make_tmp(job)), **order.environment, **gpus, MARK: str(job)}
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python itself
         signal.signal(ignored, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

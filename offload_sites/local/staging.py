@@ -94,7 +94,7 @@ def add(
             if stopped():
                 return 0
             job = directory / JOBS / key
-            ticket = Ticket(now_ns, index, spec.resources.cpus)
+            ticket = Ticket(now_ns, index, spec.resources.cpus, spec.resources.gpus)
             _write_job(job, _order(spec, secrets, term_grace_s), ticket, inputs, secrets)
         with locked(root / LOCK):
             fresh = [key for key in new if not is_known(root, key)]

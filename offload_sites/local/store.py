@@ -15,7 +15,7 @@ from pathlib import Path
 
 from offload_sites.jobs import JobLogs, JobStatus, SiteHealth, SiteState
 from offload_sites.local import launch, runner, statuses
-from offload_sites.local.fifo import fits, render_wait, usage
+from offload_sites.local.fifo import Size, fits, render_wait, usage
 from offload_sites.local.jobqueue import Phase, Snapshot, look, phase_of, put_away
 from offload_sites.local.records import (
     CANCEL,
@@ -81,7 +81,7 @@ def _turn(root: Path) -> None:
 def status_of(root: Path, snapshot: Snapshot, keys: Iterable[str]) -> Mapping[str, JobStatus]:
     """Return the status of each of these jobs that the site knows."""
     phases = {entry.key: entry.phase for entry in snapshot.active + snapshot.lost}
-    used = usage(entry.ticket.cpus for entry in snapshot.active)
+    used = usage(entry.size for entry in snapshot.active)
     ahead = {entry.key: index for index, entry in enumerate(snapshot.waiting)}
     found: dict[str, JobStatus | None] = {}
     for key in keys:
@@ -174,9 +174,9 @@ def health(root: Path) -> SiteHealth:
 
 def _health_of(snapshot: Snapshot) -> SiteHealth:
     limits = snapshot.limits
-    used = usage(entry.ticket.cpus for entry in snapshot.active)
+    used = usage(entry.size for entry in snapshot.active)
     free = None if limits.cpus is None else max(0, limits.cpus - used.cpus)
-    if snapshot.waiting or not fits(1, used, limits):
+    if snapshot.waiting or not fits(Size(1), used, limits):
         waiting = len(snapshot.waiting)
         return SiteHealth(SiteState.FULL, f"{used.jobs} jobs are running, {waiting} wait", free)
     return SiteHealth(SiteState.UP, "", free)

@@ -42,10 +42,9 @@ def site(place, **settings):
     return LocalBackend("local", directory=place / "site", **{"term_grace_s": 1, **settings})
 
 
-def shell(script, *, cpus=1, walltime_s=600.0, **changes):
-    return JobSpec(
-        ("sh", "-c", script), Resources(cpus=cpus), timedelta(seconds=walltime_s), **changes
-    )
+def shell(script, *, cpus=1, gpus=0, walltime_s=600.0, **changes):
+    asked = Resources(cpus=cpus, gpus=gpus)
+    return JobSpec(("sh", "-c", script), asked, timedelta(seconds=walltime_s), **changes)
 
 
 async def submit(backend, spec, *keys):
@@ -92,6 +91,36 @@ def runner_of(place, key):
 
 
 # How a job ends
+
+
+async def test_each_gpu_of_the_machine_is_seen_by_one_job_at_a_time(place):
+    async with site(place, node=Resources(8, 64 * 1024**3, 3)) as backend:
+        spec = shell('echo "<$CUDA_VISIBLE_DEVICES>"; sleep 3600', gpus=1)
+        none = await submit(backend, shell('echo "<$CUDA_VISIBLE_DEVICES>"'), "none")
+        both = await submit(backend, shell(spec.command[-1], gpus=2), "two")
+        running = {**both, **await submit(backend, spec, "one")}
+        waiting = await submit(backend, spec, "more")
+        await until(backend, running.values(), JobState.RUNNING)
+        await until(backend, none.values(), JobState.COMPLETED)
+
+        async def seen(handle):
+            return (await backend.logs(handle)).stdout.strip()
+
+        async def all_seen():
+            return [await seen(h) for h in running.values()] == ["<0,1>", "<2>"]
+
+        await eventually(all_seen)
+        assert await seen(none["none"]) == "<>"
+        (status,) = (await backend.status(waiting.values())).values()
+        assert (status.state, "3 of 3 GPUs in use" in status.reason) == (JobState.QUEUED, True)
+        await backend.cancel([both["two"]])
+        await until(backend, waiting.values(), JobState.RUNNING)
+        await eventually(lambda: _logged(backend, waiting["more"], "<0>"))
+        await cancel_all(backend)
+
+
+async def _logged(backend, handle, text):
+    return (await backend.logs(handle)).stdout.strip() == text
 
 
 async def test_a_command_that_is_not_there_fails_with_its_name(place):

@@ -11,7 +11,7 @@ from offload_sites.errors import JobRejectedError
 from offload_sites.jobs import JobSpec, JobState, Resources
 from offload_sites.local import statuses
 from offload_sites.local.checks import check_request
-from offload_sites.local.fifo import Usage, render_wait, startable
+from offload_sites.local.fifo import Size, Usage, free_gpus, render_wait, startable, usage
 from offload_sites.local.jobqueue import Phase, phase_of
 from offload_sites.local.records import (
     LOCK,
@@ -29,7 +29,7 @@ from offload_sites.local.records import (
 )
 from offload_sites.local.staging import KEPT_JOBS, KEPT_S, too_old
 
-SIZES = st.lists(st.integers(1, 8), max_size=20)
+SIZES = st.lists(st.builds(Size, st.integers(1, 8), st.integers(0, 4)), max_size=20)
 MAYBE = st.none() | st.integers(1, 10)
 
 
@@ -45,21 +45,31 @@ MAYBE = st.none() | st.integers(1, 10)
     ],
 )
 def test_jobs_start_in_their_order_as_far_as_they_fit(waiting, used, limits, count):
-    assert startable(waiting, used, limits) == count
+    assert startable([Size(cpus) for cpus in waiting], used, limits) == count
 
 
-@given(SIZES, SIZES, MAYBE, MAYBE)
-def test_what_starts_never_exceeds_a_limit_unless_it_is_alone(waiting, running, max_jobs, cpus):
-    used = Usage(len(running), sum(running))
-    started = waiting[: startable(waiting, used, Limits(max_jobs, cpus))]
-    if len(running) + len(started) > 1 and started:
-        assert max_jobs is None or len(running) + len(started) <= max_jobs
-        assert cpus is None or sum(running) + sum(started) <= cpus
+@given(SIZES, SIZES, MAYBE, MAYBE, MAYBE)
+def test_what_starts_never_exceeds_a_limit_unless_it_is_alone(
+    waiting, running, max_jobs, cpus, gpus
+):
+    limits = Limits(max_jobs, cpus, gpus)
+    started = waiting[: startable(waiting, usage(running), limits)]
+    after = usage([*running, *started])
+    if after.jobs > 1 and started:
+        assert max_jobs is None or after.jobs <= max_jobs
+        assert cpus is None or after.cpus <= cpus
+        assert gpus is None or after.gpus <= gpus
 
 
 @given(SIZES, MAYBE, MAYBE)
 def test_an_idle_site_starts_something(waiting, max_jobs, cpus):
     assert bool(waiting) == bool(startable(waiting, Usage(), Limits(max_jobs, cpus)))
+
+
+def test_each_gpu_is_one_jobs_own():
+    assert free_gpus(2, [0, 2], 4) == [1, 3]
+    assert free_gpus(0, [0, 2], 4) == []
+    assert free_gpus(3, [0, 2], 4) == [1, 3]
 
 
 def test_a_user_reads_why_a_job_waits():

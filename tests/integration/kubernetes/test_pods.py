@@ -32,6 +32,33 @@ def test_workers_are_few_pods_with_many_workers_each_and_all_of_it_goes_with_the
     assert not pods.thread.run(pods.kit.secrets())
 
 
+def which_gpu(_):
+    import os
+
+    time.sleep(0.3)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+which_gpu.__module__ = "__main__"
+
+
+def test_each_worker_has_one_gpu_of_its_own_and_tasks_can_ask_for_it(pods):
+    pods.node(resources={"nvidia.com/gpu": "4"})
+    with pods.start(3, per_job=4, gpus=4, gpus_each=1) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(3, timeout=TIMEOUT_S)
+        (pod,) = pods.pods()
+        assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "3"
+        futures = client.map(which_gpu, range(6), resources={"GPU": 1}, pure=False)
+        assert {*client.gather(futures)} == {"0", "1", "2"}
+
+
+def test_a_job_that_got_fewer_gpus_than_it_asked_for_says_so(pods):
+    pods.node(resources={"nvidia.com/gpu": "4"}, environment={"CUDA_VISIBLE_DEVICES": "0"})
+    with pods.start(2, per_job=4, gpus=4, gpus_each=1) as cluster:
+        words = "the job has 1 GPUs, and its workers need 2"
+        eventually_sync(lambda: words in cluster._repr_html_(), within_s=40)
+
+
 def test_a_pod_that_somebody_deletes_is_replaced_and_the_result_is_right(pods):
     pods.node()
     with pods.start(4, per_job=2) as cluster, cluster.get_client() as client:

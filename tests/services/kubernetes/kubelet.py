@@ -41,6 +41,8 @@ class Kubelet:
         What it has, as `{"cpu": "8"}`.
     labels, taints
         Of the node.
+    environment : mapping
+        Variables that its runtime gives every container.
 
     Attributes
     ----------
@@ -61,6 +63,7 @@ class Kubelet:
         resources: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         taints: list[dict[str, str]] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.client = client
         self.name = name
@@ -74,6 +77,7 @@ class Kubelet:
             **(labels or {}),
         }
         self._taints = taints or []
+        self._environment = dict(environment or {})
         self.processes: dict[str, PodProcess] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pods: dict[str, dict[str, Any]] = {}
@@ -230,7 +234,10 @@ class Kubelet:
             raise _Stuck(reason, f"failed to pull image {container['image']!r}: not found")
         mounts = await self.mounts(pod, container)
         process = PodProcess(
-            self.place / pod["metadata"]["uid"], _argv(container), _env(pod, container), mounts
+            self.place / pod["metadata"]["uid"],
+            _argv(container),
+            {**self._environment, **_env(pod, container)},
+            mounts,
         )
         self.processes[pod["metadata"]["uid"]] = process
         await process.start()

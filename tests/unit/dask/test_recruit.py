@@ -252,4 +252,4 @@ def test_any_name_of_a_site_makes_a_label_of_its_net(agent):
 def test_the_archive_of_the_agent_holds_the_starter_and_none_of_the_hubs_side(agent):
     with zipfile.ZipFile(Path(agent)) as archive:
         ours = {Path(n).name for n in archive.namelist() if "dask_offload/" in n}
-    assert ours == {"__init__.py", "comm.py", "slots.py", "worker.py"}
+    assert ours == {"__init__.py", "comm.py", "gpus.py", "slots.py", "worker.py"}

@@ -12,7 +12,7 @@ from offload_sites.catalog import BUILTIN_SITES
 from offload_sites.errors import InvalidOptionsError
 from offload_sites.jobs import Resources
 from offload_sites.load import default_catalog, parse_catalog
-from offload_sites.resolve import Choice, Resolved, offered, resolve, workers_per_job
+from offload_sites.resolve import Choice, Resolved, offered, one_worker, resolve, workers_per_job
 
 CATALOG = parse_catalog(
     r"""
@@ -66,6 +66,19 @@ def test_who_says_nothing_gets_the_first_of_everything():
     assert got.resources == Resources(4, 8 * 1024**3, 0)
     assert got.walltime == timedelta(hours=8)
     assert (got.preload, got.environment) == (("numpy",), {"MODE": "fast"})
+
+
+@pytest.mark.parametrize(
+    ("profile", "worker"),
+    [
+        (Resources(4, 8000, 0), Resources(4, 8000, 0)),
+        (Resources(4, 8000, 1), Resources(4, 8000, 1)),
+        (Resources(32, 8000, 4), Resources(8, 2000, 1)),
+        (Resources(2, 8000, 4), Resources(1, 2000, 1)),
+    ],
+)
+def test_a_worker_has_one_gpu_and_its_part_of_the_rest(profile, worker):
+    assert one_worker(profile) == worker
 
 
 def test_who_says_everything_gets_just_that():
