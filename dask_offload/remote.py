@@ -36,6 +36,7 @@ log = logging.getLogger("offload-supervisor")
 _CREATE_S = 40.0
 _CLOSE_S = 40.0
 _SOON_S = 0.1
+_MOVING = 0.3
 _MOST_BACKOFF_S = 5.0
 
 
@@ -216,7 +217,10 @@ class RemoteWorkforce:
         if failures:
             await asyncio.sleep(min(_MOST_BACKOFF_S, 0.5 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311
             return
-        left_s = self._beat_s - (time.monotonic() - began_s)
+        # While workers come or go their users are looking; else a second is soon enough.
+        moving = len(self._crew.workers()) != self.wanted
+        interval_s = self._beat_s * (_MOVING if moving else 1.0)
+        left_s = interval_s - (time.monotonic() - began_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_SOON_S, left_s)):
                 await self._wake.wait()

@@ -140,8 +140,9 @@ class Owner:
         beat = asyncio.create_task(self._beat(websocket))
         try:
             while True:
-                silent_s = protocol.SILENT_BEATS * self._heartbeat_s
-                text = await asyncio.wait_for(websocket.recv(), silent_s)
+                # Not wait_for: before Python 3.12 it can swallow a cancellation, and never end.
+                async with asyncio.timeout(protocol.SILENT_BEATS * self._heartbeat_s):
+                    text = await websocket.recv()
                 if isinstance(text, str):
                     self._hear(parse_message(text, limit=2**20))
         finally:

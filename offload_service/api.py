@@ -58,7 +58,7 @@ class Offers(ApiHandler):
         caller = self.user()
         catalog = self.service.catalog.catalog
         health = await self.service.health(sites_of(catalog, caller.groups), caller.name)
-        waits = await self.call(self.service.tools.books.ledger.all_waits)
+        waits = await self.read(self.service.tools.books.ledger.all_waits)
         self.answer(offers(catalog, caller.groups, health, waits))
 
 
@@ -76,7 +76,7 @@ class AllClusters(ApiHandler):
         made = make(body, catalog, caller.groups, self.service.tools.settings.limits)
         if len(made.sites) > 1:
             health = await self.service.health(set(made.sites), caller.name)
-            waits = await self.call(self.service.tools.books.ledger.all_waits)
+            waits = await self.read(self.service.tools.books.ledger.all_waits)
             made = made.ordered(by_wait(made.profile, list(made.sites), health, waits))
         cluster, token = await self.service.clusters.create(body.name, made, caller)
         self.answer(_created(self.service, cluster, token), 201)
@@ -176,7 +176,7 @@ class MyJobs(ApiHandler):
         caller = self.admin() if everybody else self.user()
         ended = self.get_query_argument("ended", "") == "yes"
         ledger = self.service.tools.books.ledger
-        jobs = await self.call(
+        jobs = await self.read(
             lambda: ledger.jobs(
                 user=None if everybody else caller.name, ended=ended, limit=_MOST_ROWS
             )
@@ -192,8 +192,8 @@ class Sites(ApiHandler):
         catalog = self.service.catalog.catalog
         health = await self.service.health(set(catalog.sites), caller.name)
         ledger = self.service.tools.books.ledger
-        waits = await self.call(ledger.all_waits)
-        usage = await self.call(ledger.usage)
+        waits = await self.read(ledger.all_waits)
+        usage = await self.read(ledger.usage)
         self.answer(
             {
                 "sites": {name: site_to_json(one) for name, one in health.items()},

@@ -60,15 +60,19 @@ class Bookkeeper:
 
     async def first(self, records: Iterable[JobRecord]) -> None:
         """Note jobs that are about to be submitted. Raises LedgerError: do not submit them."""
-        await self.call(self.ledger.record, list(records))
+        await self.write(self.ledger.record, list(records))
 
     def later(self, records: Iterable[JobRecord]) -> None:
         """Note jobs within a second or so, or as soon as the ledger can be written again."""
         self._pending.update({record.key: record for record in records})
         self._due.set()
 
-    async def call(self, function: Callable[..., T], *args: object) -> T:
-        """Return what a call of the database gives, made in a thread. Raises LedgerError."""
+    async def read(self, function: Callable[..., T], *args: object) -> T:
+        """Return what is read from the database in a thread. Raises LedgerError."""
+        return await asyncio.to_thread(function, *args)
+
+    async def write(self, function: Callable[..., T], *args: object) -> T:
+        """Return what a call that writes gives, made in a thread. Raises LedgerError."""
         async with self._lock:
             try:
                 result = await asyncio.to_thread(function, *args)
@@ -101,7 +105,7 @@ class Bookkeeper:
         pending, self._pending = self._pending, {}
         try:
             if pending:
-                await self.call(self.ledger.record, list(pending.values()))
+                await self.write(self.ledger.record, list(pending.values()))
         except BaseException:
             self._pending = {**pending, **self._pending}
             raise
@@ -110,4 +114,4 @@ class Bookkeeper:
         now = datetime.now(UTC)
         if self._cleaned is None or now - self._cleaned > _CLEAN_EVERY:
             self._cleaned = now
-            await self.call(self.ledger.forget, now - self._kept)
+            await self.write(self.ledger.forget, now - self._kept)

@@ -43,7 +43,7 @@ class CatalogKeeper:
 
     async def __aenter__(self) -> Self:
         """Read the file. Raises CatalogError if neither it nor an earlier content is good."""
-        last_good = await self._books.call(self._store.text, _NAME)
+        last_good = await self._books.read(self._store.text, _NAME)
         self._file = CatalogFile(self.path, last_good=last_good)
         self._kept = last_good or ""
         await self._keep()
@@ -84,5 +84,5 @@ class CatalogKeeper:
 
     async def _keep(self) -> None:
         if self._file.text != self._kept:
-            await self._books.call(self._store.keep_text, _NAME, self._file.text)
+            await self._books.write(self._store.keep_text, _NAME, self._file.text)
             self._kept = self._file.text

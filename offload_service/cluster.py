@@ -177,6 +177,7 @@ class Cluster:
                     self.id, sites, self, policies, known=self._known, serial=self._serial
                 )
                 self._fleet.wanted = self._wanted
+                stack.push_async_callback(self._fleet.leave)
                 while not self.closing:
                     await self._turn(self._fleet)
                 await self._end(self._fleet)
@@ -274,7 +275,7 @@ class Cluster:
             return
         values, self._unsaved = self._unsaved, {}
         try:
-            await self._tools.books.call(lambda: self._tools.store.update(self.id, **values))
+            await self._tools.books.write(lambda: self._tools.store.update(self.id, **values))
         except LedgerError:
             self._unsaved = {**values, **self._unsaved}
 
@@ -283,7 +284,7 @@ class Cluster:
     async def scale(self, workers: int) -> None:
         """Want `workers` workers. Raises LedgerError for more than now if that cannot be kept."""
         if workers > self._wanted:
-            await self._tools.books.call(lambda: self._tools.store.update(self.id, wanted=workers))
+            await self._tools.books.write(lambda: self._tools.store.update(self.id, wanted=workers))
         else:
             self._unsaved["wanted"] = workers
         self._wanted = workers

@@ -18,6 +18,7 @@ from offload_service.cluster import Cluster, Tools
 from offload_service.errors import NoSuchClusterError, QuotaError
 from offload_service.made import Made
 from offload_service.store import ClusterRow
+from offload_sites.errors import LedgerError
 
 __all__ = ["TOKEN_PREFIX", "Caller", "Clusters"]
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: Tokens of clusters are told from the hub's by it: nobody asks the hub about them.
 TOKEN_PREFIX = "ofl-"  # noqa: S105  # no secret
-_SWEEP_S = 30.0
+_SWEEP_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Clusters:
 
     async def __aenter__(self) -> Self:
         books, store = self._tools.books, self._tools.store
-        for row in await books.call(store.living):
-            jobs = await books.call(
+        for row in await books.read(store.living):
+            jobs = await books.read(
                 lambda row=row: books.ledger.jobs(group=row.id, ended=True, limit=100_000)
             )
             self._add(Cluster(row, self._tools, jobs))
@@ -88,11 +89,18 @@ class Clusters:
         cluster.start()
 
     async def _sweep(self) -> None:
+        books, store, kept = self._tools.books, self._tools.store, self._tools.settings.kept
         while True:
             await asyncio.sleep(_SWEEP_S)
             for cluster in [one for one in self._clusters.values() if one.ended.is_set()]:
                 del self._clusters[cluster.id]
-            await self._tools.pool.sweep()
+            try:
+                await self._tools.pool.sweep()
+                await books.write(store.forget, datetime.now(UTC) - kept)
+            except LedgerError:
+                pass  # said by the bookkeeper
+            except Exception:  # the loop must survive; the traceback is logged
+                log.exception("sweeping")
 
     # --- whose is which --------------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class Clusters:
             if found.ended.is_set():
                 raise NoSuchClusterError(cluster, found.closing)
             return found
-        row = await self._tools.books.call(self._tools.store.ended, cluster)
+        row = await self._tools.books.read(self._tools.store.ended, cluster)
         own = row is not None and row.user == caller.name and caller.cluster in ("", cluster)
         raise NoSuchClusterError(cluster, row.closing if row is not None and own else "")
 
@@ -131,7 +139,7 @@ class Clusters:
         """
         found: Cluster | ClusterRow | None = self._clusters.get(cluster)
         if found is None:
-            found = await self._tools.books.call(self._tools.store.ended, cluster)
+            found = await self._tools.books.read(self._tools.store.ended, cluster)
         if found is None or not hmac.compare_digest(found.token_hash, _hash(token)):
             raise NoSuchClusterError(cluster)
         return Caller(found.user, cluster=found.id)
@@ -191,7 +199,7 @@ class Clusters:
                 made=made.to_json(),
                 created=datetime.now(UTC),
             )
-            await self._tools.books.call(self._tools.store.add, row)
+            await self._tools.books.write(self._tools.store.add, row)
             cluster = Cluster(row, self._tools)
             self._add(cluster)
         log.info("cluster %s of %s: profile %s", row.id, row.user, made.profile)

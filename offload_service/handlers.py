@@ -123,9 +123,9 @@ class BaseHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[misc] 
         forwarded = self.request.headers.get_list("X-Forwarded-For")
         return caller_address(str(peer[0]), ",".join(forwarded), proxies)
 
-    async def call(self, function: Any, *args: object) -> Any:
-        """Return what a call of the database gives. Raises LedgerError."""
-        return await self.service.tools.books.call(function, *args)
+    async def read(self, function: Any, *args: object) -> Any:
+        """Return what is read from the database. Raises LedgerError."""
+        return await self.service.tools.books.read(function, *args)
 
 
 class ApiHandler(BaseHandler):

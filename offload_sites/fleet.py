@@ -501,10 +501,14 @@ class Fleet:
                     await asyncio.sleep(0.1)
         except TimeoutError:
             pass
+        await self.leave()
+        return [job for job in self._jobs.values() if not job.ended]
+
+    async def leave(self) -> None:
+        """Stop what is under way, and leave all jobs as they are."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        return [job for job in self._jobs.values() if not job.ended]
 
 
 def _missing(agent: AgentStatus, now: datetime) -> AgentStatus:

@@ -165,6 +165,10 @@ class ServiceKit:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}{PREFIX.rstrip('/')}"
 
+    @property
+    def relay_url(self) -> str:
+        return f"ws://127.0.0.1:{self._sockets[0].getsockname()[1]}"
+
     def start_relay(self) -> None:
         for one in self._sockets:
             one.set_inheritable(True)
