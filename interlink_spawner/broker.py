@@ -159,8 +159,7 @@ class TokenBroker(LoggingConfigurable):
                 return known
             try:
                 grant = await self._make(user, wanted, now)
-            except SiteUnavailableError as error:
-                self._silent = (now + _SILENT, error)
+            except SiteUnavailableError:
                 if known is not None and now < known.expires - _LAST:
                     return known
                 raise
@@ -174,8 +173,6 @@ class TokenBroker(LoggingConfigurable):
         return self._locks.setdefault(user, asyncio.Lock())
 
     async def _make(self, user: Any, wanted: Wanted, now: datetime) -> Grant:
-        if self._silent is not None and now < self._silent[0]:
-            raise self._silent[1]
         state = await user.get_auth_state() or {}
         sign_in = state.get("refresh_token") or ""
         if not sign_in:
@@ -205,6 +202,19 @@ class TokenBroker(LoggingConfigurable):
         return await self._ask(user, wanted, exchange_form(full.token, wanted))
 
     async def _ask(self, user: Any, wanted: Wanted, form: dict[str, str]) -> Grant:
+        now = datetime.now(UTC)
+        if self._silent is not None and now < self._silent[0]:
+            raise self._silent[1]
+        code, body = await self._post(form)
+        now = datetime.now(UTC)
+        try:
+            return parse_grant(code, body, issuer=wanted.issuer, user=user.name, now=now)
+        except SiteUnavailableError as error:
+            self._silent = (now + _SILENT, error)
+            raise
+
+    async def _post(self, form: dict[str, str]) -> tuple[int, bytes]:
+        """Return status and body of the token endpoint's answer; 599 if there is none."""
         authenticator: Any = self.parent
         if not authenticator.basic_auth:
             form = {
@@ -225,11 +235,9 @@ class TokenBroker(LoggingConfigurable):
                 request_timeout=self.timeout,
                 connect_timeout=self.timeout,
             )
-        except (HTTPClientError, OSError):  # no answer at all
-            code, body = 599, b""
-        else:
-            code, body = answer.code, answer.body or b""
-        return parse_grant(code, body, issuer=wanted.issuer, user=user.name, now=datetime.now(UTC))
+        except (HTTPClientError, OSError):
+            return 599, b""
+        return answer.code, answer.body or b""
 
     async def _keep(self, user: Any, state: dict[str, Any], grant: Grant, *, full: bool) -> None:
         """Save what has changed of a sign-in; a used refresh token may be good for nothing now."""

@@ -203,6 +203,7 @@ def service(
 async def _serve(settings: ServiceSettings, bind: str) -> None:
     # Here: what the command needs besides is an extra, and other commands do without.
     from offload_service.app import open_service
+    from offload_service.tokens import hub_tokens
 
     url = urlsplit(bind)
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/services/offload/")
@@ -214,5 +215,9 @@ async def _serve(settings: ServiceSettings, bind: str) -> None:
         prefix=f"/{prefix.strip('/')}/",
         host=url.hostname or "127.0.0.1",
         port=url.port or 0,
+        tokens=hub_tokens(
+            os.environ.get("JUPYTERHUB_API_URL", "http://127.0.0.1:8081/hub/api"),
+            os.environ.get("JUPYTERHUB_API_TOKEN", ""),
+        ),
     ):
         await ended.wait()

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from offload_sites.backend import SiteBackend
-from offload_sites.errors import OffloadError
+from offload_sites.errors import NotAuthorizedError, OffloadError
 from offload_sites.fleet_plan import (
     Failure,
     FleetJob,
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
 # How long a step waits for its sites before it decides with what it knows.
 _POLL_WAIT_S = 2.0
+_SIGN_IN_S = 30.0
 _POLL_BUSY_S = 1.0
 _POLL_QUIET_S = 10.0
 _RELEASE_S = 90.0
@@ -65,7 +66,10 @@ class Recruiter(Protocol):
 
 @dataclass(frozen=True)
 class SiteTrouble:
-    """Why a site is not used at present."""
+    """Why a site is not used at present.
+
+    `final`: it refuses; nothing is submitted before `retry_at`, or at all if that is None.
+    """
 
     since: datetime
     message: str
@@ -395,14 +399,17 @@ class Fleet:
         now = self._clock()
         old = self._troubles.get(site)
         attempt = old.attempt + 1 if old else 0
-        wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)] * random.uniform(0.8, 1.2)  # noqa: S311
+        wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
+        # Who has to sign in again does so elsewhere: it is found out by asking again.
+        again = error.transient or isinstance(error, NotAuthorizedError)
+        wait_s = (wait_s if error.transient else _SIGN_IN_S) * random.uniform(0.8, 1.2)  # noqa: S311
         self._troubles[site] = SiteTrouble(
             since=old.since if old else now,
             message=error.message,
             hint=error.hint,
             final=not error.transient,
             attempt=attempt,
-            retry_at=now + timedelta(seconds=wait_s) if error.transient else None,
+            retry_at=now + timedelta(seconds=wait_s) if again else None,
         )
         if old is None:
             log.warning("site %s: %s", site, error)
