@@ -294,13 +294,16 @@ def _held(jobs: Sequence[FleetJob], titles: Mapping[str, str]) -> Iterable[Note]
 def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
     for site, trouble in fleet.troubles.items():
         if trouble.final:
+            again = "Then call cluster.retry()."
+            if trouble.retry_at is not None:
+                again = "It is tried again twice a minute."
             yield Note(
                 "bad",
                 "bad",
                 f"{titles[site]} refuses more jobs.",
                 "",
                 trouble.message,
-                f"{_sentence(trouble.hint)} Then call cluster.retry().".strip(),
+                f"{_sentence(trouble.hint)} {again}".strip(),
             )
         else:
             yield Note(

@@ -158,7 +158,8 @@ class Fleet:
     def stopped(self) -> str:
         """Why no more jobs are submitted; empty if the refill goes on."""
         refused = [self._troubles[s] for s in self._sites if s in self._troubles]
-        if len(refused) == len(self._sites) and all(trouble.final for trouble in refused):
+        all_refuse = len(refused) == len(self._sites) and all(one.final for one in refused)
+        if all_refuse and not any(map(self._may_ask, self._sites)):
             return refused[0].message
         policy = self._policies[next(iter(self._sites))]
         wanted_jobs = -(-self.wanted // policy.workers_per_job)
@@ -357,7 +358,15 @@ class Fleet:
 
     def _choose_site(self) -> str | None:
         """Return the first site without trouble; None if all have some."""
-        return next((site for site in self._sites if site not in self._troubles), None)
+        return next((site for site in self._sites if self._may_ask(site)), None)
+
+    def _may_ask(self, site: str) -> bool:
+        """Tell whether new jobs may go to a site: it has no trouble, or may have left it behind."""
+        trouble = self._troubles.get(site)
+        return trouble is None or (trouble.final and self._is_due(trouble))
+
+    def _is_due(self, trouble: SiteTrouble) -> bool:
+        return trouble.retry_at is not None and self._clock() >= trouble.retry_at
 
     # --- submitting ----------------------------------------------------------------------------
 
@@ -371,7 +380,7 @@ class Fleet:
 
     def _unconfirmed(self, site: str) -> list[FleetJob]:
         trouble = self._troubles.get(site)
-        if trouble and (trouble.final or (trouble.retry_at and self._clock() < trouble.retry_at)):
+        if trouble and not self._is_due(trouble):
             return []
         return [j for j in self._jobs.values() if j.site == site and not j.handle and j.counts]
 
@@ -474,10 +483,12 @@ class Fleet:
                 elif job.handle is None:
                     del self._jobs[job.key]
             jobs = [self._jobs[job.key] for job in jobs if job.key in self._jobs]
-        await backend.cancel([job.handle for job in jobs if job.handle is not None])
-        for job in jobs:
-            if job.key in self._jobs:
-                self._jobs[job.key] = replace(self._jobs[job.key], cancel_asked=self._clock())
+        try:
+            await backend.cancel([job.handle for job in jobs if job.handle is not None])
+        finally:  # a site that refuses is not asked at every step either
+            for job in jobs:
+                if job.key in self._jobs:
+                    self._jobs[job.key] = replace(self._jobs[job.key], cancel_asked=self._clock())
 
     def _forget(self) -> None:
         ended = [job.key for job in self._jobs.values() if job.ended]

@@ -180,6 +180,36 @@ async def test_a_site_that_refuses_is_asked_once_and_its_words_are_shown(stage):
     assert stage.fleet.jobs == ()
 
 
+async def test_who_has_to_sign_in_again_is_told_so_and_served_once_they_have(stage):
+    stage.site.refuses = "the sign-in of 'alice' has ended"
+    stage.fleet.wanted = 8
+    await stage.steps()
+    assert stage.fleet.stopped == "the sign-in of 'alice' has ended"
+    asked = len([call for call in stage.site.calls if call.method == "submit"])
+    await stage.steps(10, seconds=1)
+    assert len([call for call in stage.site.calls if call.method == "submit"]) == asked
+    stage.site.refuses = ""
+    await stage.steps(20, seconds=2)
+    assert sorted(stage.site.jobs) == sorted(job.key for job in stage.fleet.jobs)
+    assert len(stage.site.jobs) == 2
+    assert stage.fleet.stopped == ""
+
+
+async def test_jobs_that_run_go_on_while_their_user_has_to_sign_in_again(stage):
+    stage.fleet.wanted = 4
+    await stage.steps()
+    (key,) = stage.site.jobs
+    stage.site.start(key)
+    stage.connect(key)
+    stage.site.refuses = "the sign-in of 'alice' has ended"
+    stage.fleet.wanted = 8
+    await stage.steps(60, seconds=2)
+    assert stage.words() == ["working"]
+    stage.site.refuses = ""
+    await stage.steps(20, seconds=2)
+    assert stage.words() == ["working", "queued"]
+
+
 async def test_another_site_is_used_when_the_first_one_refuses():
     stage = Stage(naples={}, bari={})
     stage.sites["naples"].rejects = "closed"
