@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -17,11 +18,16 @@ VALUES = ROOT / "helm-values"
 OUR_CHART = VALUES / "interlink-offload"
 RELEASE, HUB_RELEASE, NAMESPACE = "offload", "jupyterhub", "highrate"
 
+#: An example, with its pods in the namespace of the release.
+CATALOG = re.sub(
+    r"\n    namespace: .*", "", (ROOT / "examples/catalogs/interlink.yaml").read_text()
+)
+
 #: What an administrator has to give, and no more.
 SITE_VALUES = {
     "image": {"name": "registry.example.org/offload/relay-service"},
     "hub": {"publicUrl": "https://hub.example.org/"},
-    "catalog": {"text": (ROOT / "examples/catalogs/interlink.yaml").read_text()},
+    "catalog": {"text": CATALOG},
     "ingress": {"enabled": True, "host": "hub.example.org", "tlsSecret": "hub-tls"},
 }
 

@@ -11,6 +11,8 @@ from tests.support.kubetypes import type_problems
 pytestmark = pytest.mark.helm
 
 KUBERNETES_CATALOG = (ROOT / "examples/catalogs/kubernetes.yaml").read_text()
+# The same, with its pods where the hub is.
+HOME_CATALOG = re.sub(r"\n    namespace: .*", "", KUBERNETES_CATALOG)
 
 
 def containers(deployment):
@@ -144,7 +146,7 @@ def test_rights_are_bound_to_hub_and_service_where_jobs_run(helm):
             == chart["Role", "offload-jobs", namespace]["metadata"]["name"]
         )
     nodes = chart["ClusterRole", f"{NAMESPACE}-offload-nodes"]
-    assert nodes["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}]
+    assert nodes["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
 
 
 def test_no_role_is_wider_than_named_resources_and_verbs(ours):
@@ -191,7 +193,15 @@ def test_a_config_map_of_ones_own_takes_the_place_of_the_catalog(helm):
         ({"relay": {"replicas": 2}}, "replicas"),
         ({"relay": {"keys": {"names": []}}}, "names"),
         ({"service": {"ledger": {"url": "postgresql://offload:hunter2@db/offload"}}}, "url"),
-        ({"catalog": {"text": KUBERNETES_CATALOG}}, "jobs.networkPolicy.betweenJobs"),
+        ({"catalog": {"text": HOME_CATALOG}}, "jobs.networkPolicy.betweenJobs"),
+        ({"catalog": {"text": "sites: [unclosed"}}, "catalog.text is not YAML"),
+        (
+            {
+                "catalog": {"text": KUBERNETES_CATALOG},
+                "jobs": {"networkPolicy": {"betweenJobs": True}},
+            },
+            "would start sessions as pods in the namespace analysis-jobs",
+        ),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_installed(helm, change, said):
@@ -201,7 +211,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_installed(helm, cha
 
 def test_workers_of_a_site_that_says_so_may_reach_one_another(helm):
     change = {
-        "catalog": {"text": KUBERNETES_CATALOG},
+        "catalog": {"text": HOME_CATALOG},
         "jobs": {"networkPolicy": {"betweenJobs": True}},
     }
     policy = helm(OUR_CHART, merged(SITE_VALUES, change))["NetworkPolicy", "offload-jobs"]["spec"]
@@ -239,3 +249,30 @@ def test_a_gateway_route_can_take_the_place_of_the_ingress(helm):
     assert chart.of_kind("Ingress") == {}
     [rule] = chart["HTTPRoute", "offload-relay"]["spec"]["rules"]
     assert rule["backendRefs"] == [{"name": "offload-relay", "port": 8300}]
+
+
+def test_workers_may_have_a_namespace_of_their_own(helm):
+    text = KUBERNETES_CATALOG.replace("    sites:", "    for: [workers]\n    sites:")
+    jobs = {"networkPolicy": {"betweenJobs": True}}
+    chart = helm(OUR_CHART, merged(SITE_VALUES, {"catalog": {"text": text}, "jobs": jobs}))
+    for kind in ("Role", "RoleBinding", "NetworkPolicy"):
+        of_jobs = [key for key in chart.of_kind(kind) if key[0] == "offload-jobs"]
+        assert of_jobs == [("offload-jobs", "analysis-jobs")]
+
+
+def test_without_pods_the_service_has_no_rights_at_all(helm):
+    text = (ROOT / "examples/catalogs/htcondor-ce.yaml").read_text()
+    change = {"catalog": {"text": text}, "rbac": {"nodes": False}}
+    chart = helm(OUR_CHART, merged(SITE_VALUES, change))
+    for kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"):
+        assert chart.of_kind(kind) == {}
+
+
+def test_all_paths_of_the_service_follow_that_of_the_hub(helm):
+    values = merged(SITE_VALUES, {"hub": {"publicUrl": "https://example.org/highrate/"}})
+    [container] = containers(helm(OUR_CHART, values)["Deployment", "offload-service"])
+    assert container["livenessProbe"]["httpGet"]["path"] == "/highrate/services/offload/health"
+    env = {one["name"]: one.get("value") for one in container["env"]}
+    assert env["JUPYTERHUB_API_URL"] == "http://hub:8081/highrate/hub/api"
+    assert env["JUPYTERHUB_SERVICE_PREFIX"] == "/highrate/services/offload/"
+    assert "--relay=wss://example.org/offload-relay" in container["args"]

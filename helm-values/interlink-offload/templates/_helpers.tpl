@@ -73,8 +73,15 @@ capabilities: {drop: [ALL]}
 {{ .Values.catalog.existingConfigMap | default "offload-catalog" }}
 {{- end }}
 
+{{- /* Where pods of jobs run in this cluster: what the values say, or else what the catalog says. A list, as JSON. */}}
 {{- define "offload.jobNamespaces" -}}
-{{ .Values.jobs.namespaces | default (list .Release.Namespace) | uniq | toJson }}
+{{- $found := ternary (list .Release.Namespace) list (ne .Values.catalog.existingConfigMap "") }}
+{{- range $site := (.Values.catalog.text | fromYaml).sites | default dict }}
+{{- if and (has $site.kind (list "kubernetes" "interlink")) (not $site.context) }}
+{{- $found = append $found ($site.namespace | default $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- .Values.jobs.namespaces | default $found | uniq | toJson }}
 {{- end }}
 
 {{- /* The path of the hub, with both slashes; and that of the service. */}}
