@@ -290,7 +290,10 @@ def _catalog(options: Mapping[str, Any]) -> Catalog:
 
 
 def _policy(catalog: Catalog, choice: Resolved, site: str) -> Policy:
-    return Policy(workers_per_job=workers_per_job(catalog.sites[site], choice.resources))
+    return Policy(
+        workers_per_job=workers_per_job(catalog.sites[site], choice.resources),
+        patience=choice.patience,
+    )
 
 
 def _relay(

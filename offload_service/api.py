@@ -21,10 +21,10 @@ from offload_service.cluster import Cluster
 from offload_service.handlers import ApiHandler, Service
 from offload_service.made import make
 from offload_service.offers import offers, site_to_json, sites_of, waits_to_json
+from offload_sites.choose import in_order
 from offload_sites.errors import CatalogError, OffloadError
-from offload_sites.ledger import JobRecord
+from offload_sites.ledger import JobRecord, Waits
 from offload_sites.load import parse_catalog
-from offload_sites.preference import by_wait
 
 __all__ = ["routes"]
 
@@ -76,8 +76,9 @@ class AllClusters(ApiHandler):
         made = make(body, catalog, caller.groups, self.service.tools.settings.limits)
         if len(made.sites) > 1:
             health = await self.service.health(set(made.sites), caller.name)
-            waits = await self.read(self.service.tools.books.ledger.all_waits)
-            made = made.ordered(by_wait(made.profile, list(made.sites), health, waits))
+            found = await self.read(self.service.tools.books.ledger.all_waits)
+            waits = {site: found.get((made.profile, site), Waits()) for site in made.sites}
+            made = made.ordered(in_order(made.sites, health, waits))
         cluster, token = await self.service.clusters.create(body.name, made, caller)
         self.answer(_created(self.service, cluster, token), 201)
 

@@ -31,7 +31,7 @@ from offload_sites.fleet import Fleet, FleetSnapshot
 from offload_sites.fleet_json import fleet_to_json
 from offload_sites.fleet_plan import FleetJob, Policy
 from offload_sites.jobs import AgentStatus, JobSpec, JobState, JobStatus, SecretFiles
-from offload_sites.ledger import JobRecord
+from offload_sites.ledger import JobRecord, Waits
 
 __all__ = ["Cluster", "Tools"]
 
@@ -170,19 +170,31 @@ class Cluster:
                     site = await stack.enter_async_context(self._tools.pool.open(name, self.user))
                     sites[name] = RecordedSite(site, self._tools.books, self._records)
                 policies = {
-                    name: Policy(workers_per_job=site.workers_per_job)
+                    name: Policy(site.workers_per_job, patience=self.made.patience)
                     for name, site in self.made.sites.items()
                 }
                 self._fleet = Fleet(
                     self.id, sites, self, policies, known=self._known, serial=self._serial
                 )
                 self._fleet.wanted = self._wanted
+                if len(sites) > 1:
+                    self._fleet.waits = await self._waits()
                 stack.push_async_callback(self._fleet.leave)
                 while not self.closing:
                     await self._turn(self._fleet)
                 await self._end(self._fleet)
         except Exception:  # one cluster must not take the others with it; the traceback is logged
             log.exception("cluster %s", self.id)
+
+    async def _waits(self) -> Mapping[str, Waits]:
+        """Return how long jobs of its profile waited at each site; without experience, nothing."""
+        try:
+            found = await asyncio.to_thread(self._tools.books.ledger.all_waits)
+        except LedgerError:
+            return {}
+        return {
+            site: wait for (profile, site), wait in found.items() if profile == self.made.profile
+        }
 
     async def _turn(self, fleet: Fleet) -> None:
         fleet.ready = self.notebook.crew is not None

@@ -12,6 +12,7 @@ from offload_relay.access import SitePlace
 from offload_service.bodies import CreateBody
 from offload_service.settings import UserLimits
 from offload_sites.catalog import Catalog
+from offload_sites.choose import DEFAULT_PATIENCE
 from offload_sites.errors import InvalidOptionsError
 from offload_sites.jobs import ImageRef, Resources
 from offload_sites.resolve import Choice, Resolved, offered, resolve, workers_per_job
@@ -48,6 +49,8 @@ class Made:
         Variables of the profile.
     sites : mapping
         Name to what matters of it, the preferred one first.
+    patience : timedelta
+        How long a job may wait at one of several sites.
     """
 
     profile: str
@@ -60,6 +63,7 @@ class Made:
     preload: tuple[str, ...]
     environment: Mapping[str, str]
     sites: Mapping[str, MadeSite]
+    patience: timedelta = DEFAULT_PATIENCE
 
     @property
     def lifetime(self) -> timedelta:
@@ -72,13 +76,13 @@ class Made:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        durations = ("walltime", "queue_budget", "unreachable")
+        durations = ("walltime", "queue_budget", "unreachable", "patience")
         return {**asdict(self), **{name: getattr(self, name).total_seconds() for name in durations}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Made:
         """Return what `to_json` wrote."""
-        durations = ("walltime", "queue_budget", "unreachable")
+        durations = ("walltime", "queue_budget", "unreachable", "patience")
         return cls(
             **{
                 **value,
@@ -122,6 +126,7 @@ def make(body: CreateBody, catalog: Catalog, groups: frozenset[str], limits: Use
             for name in resolved.sites
             if (site := catalog.sites[name])
         },
+        patience=resolved.patience,
     )
 
 

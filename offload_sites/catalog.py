@@ -213,6 +213,11 @@ class Profile(CatalogModel):
     sites: Annotated[list[Name], Field(min_length=1), AfterValidator(distinct)] = Field(
         description="Where it can run. Of several, the first healthy one with the shortest wait."
     )
+    patience: Duration | None = Field(
+        default=None,
+        description="How long a job may wait at one of several sites before it is moved to the next. "
+        "Not given: 30m.",
+    )
     purposes: Annotated[list[Purpose], Field(min_length=1), AfterValidator(distinct)] = Field(
         default=["session", "workers"],
         alias="for",

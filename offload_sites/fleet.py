@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from offload_sites.backend import SiteBackend
+from offload_sites.choose import in_order, moved_words, next_site
 from offload_sites.errors import NotAuthorizedError, OffloadError
 from offload_sites.fleet_plan import (
     Failure,
@@ -26,7 +27,16 @@ from offload_sites.fleet_plan import (
     failure_of,
     stop_reason,
 )
-from offload_sites.jobs import AgentState, AgentStatus, JobLogs, JobSpec, SecretFiles
+from offload_sites.jobs import (
+    AgentState,
+    AgentStatus,
+    JobLogs,
+    JobSpec,
+    JobState,
+    SecretFiles,
+    SiteHealth,
+)
+from offload_sites.ledger_records import Waits
 
 __all__ = ["Fleet", "FleetSnapshot", "Recruiter", "SiteTrouble"]
 
@@ -38,6 +48,7 @@ _POLL_WAIT_S = 2.0
 _SIGN_IN_S = 30.0
 _POLL_BUSY_S = 1.0
 _POLL_QUIET_S = 10.0
+_HEALTH_S = 30.0
 _RELEASE_S = 90.0
 _CANCEL_AGAIN_S = 15.0
 _ENDED_KEPT = 100
@@ -103,7 +114,8 @@ class Fleet:
     prefix : str
         Start of all keys; unique to this fleet.
     sites : mapping
-        Name to back end, already entered, in order of preference.
+        Name to back end, already entered, in the order of the catalog. Of several, the first healthy
+        one with the shortest expected wait is used (`choose`).
     recruiter : Recruiter
         The layer above.
     policies : mapping
@@ -142,6 +154,11 @@ class Fleet:
         self._polled: dict[str, datetime] = {}
         self._heard_since: datetime | None = None
         self._closing = ""
+        self._health: dict[str, SiteHealth] = {}
+        self._asked: dict[str, datetime] = {}
+        self._tired: dict[str, datetime] = {}
+        #: How long jobs like these have waited at each site, as far as somebody knows.
+        self.waits: Mapping[str, Waits] = {}
         #: How many workers there should be.
         self.wanted = 0
         #: False while the layer above cannot prepare jobs yet: then nothing is submitted.
@@ -257,6 +274,8 @@ class Fleet:
 
     async def _poll(self) -> None:
         polls = [self._run("poll", site, self._poll_site) for site in self._sites]
+        if len(self._sites) > 1:
+            polls += [self._run("health", site, self._ask_health) for site in self._sites]
         waiting = [task for task in polls if task is not None]
         if waiting:
             await asyncio.wait(waiting, timeout=_POLL_WAIT_S)
@@ -269,6 +288,8 @@ class Fleet:
         if running is not None and not running.done():
             return running
         if what == "poll" and not self._poll_due(site):
+            return None
+        if what == "health" and not self._health_due(site):
             return None
 
         async def guarded() -> None:
@@ -291,6 +312,14 @@ class Fleet:
         last = self._polled.get(site)
         interval_s = _POLL_QUIET_S if quiet else _POLL_BUSY_S
         return last is None or self._clock() - last >= timedelta(seconds=interval_s)
+
+    def _health_due(self, site: str) -> bool:
+        last = self._asked.get(site)
+        return last is None or self._clock() - last >= timedelta(seconds=_HEALTH_S)
+
+    async def _ask_health(self, site: str) -> None:
+        self._health[site] = await self._sites[site].health()
+        self._asked[site] = self._clock()
 
     async def _poll_site(self, site: str) -> None:
         asked = {
@@ -333,6 +362,7 @@ class Fleet:
     def _act(self) -> None:
         policy = self._policies[next(iter(self._sites))]
         if not self._closing:
+            self._move()
             site = self._choose_site()
             policy = self._policies[site] if site else policy
             plan = decide(
@@ -357,8 +387,38 @@ class Fleet:
                 self._run("cancel", site, self._cancel_site)
 
     def _choose_site(self) -> str | None:
-        """Return the first site without trouble; None if all have some."""
-        return next((site for site in self._sites if self._may_ask(site)), None)
+        """Return the best site without trouble; None if all have some."""
+        order = in_order(self._sites, self._health, self.waits, last=self._tired_sites())
+        return next((site for site in order if self._may_ask(site)), None)
+
+    def _move(self) -> None:
+        """Let jobs go elsewhere that have waited at one of several sites for too long."""
+        now = self._clock()
+        free = [site for site in self._sites if site not in self._troubles]
+        tried = self._tired_sites()
+        for job in list(self._jobs.values()):
+            if job.leaving or job.status.state is not JobState.QUEUED or job.site not in free:
+                continue
+            waited, patience = now - job.submitted, self._policies[job.site].patience
+            other = next_site(
+                job.site,
+                waited,
+                patience,
+                sites=free,
+                health=self._health,
+                waits=self.waits,
+                tried=tried,
+            )
+            if other:
+                words = moved_words(job.site, other, waited)
+                log.info("job %s: %s", job.key, words)
+                self._tired[job.site] = now
+                self._jobs[job.key] = replace(job, leaving=words, moves=True)
+
+    def _tired_sites(self) -> set[str]:
+        """Return sites at which a job has waited for too long of late."""
+        now = self._clock()
+        return {s for s, since in self._tired.items() if now - since < self._policies[s].patience}
 
     def _may_ask(self, site: str) -> bool:
         """Tell whether new jobs may go to a site: it has no trouble, or may have left it behind."""
@@ -382,7 +442,11 @@ class Fleet:
         trouble = self._troubles.get(site)
         if trouble and not self._is_due(trouble):
             return []
-        return [j for j in self._jobs.values() if j.site == site and not j.handle and j.counts]
+        return [
+            job
+            for job in self._jobs.values()
+            if job.site == site and not job.handle and not job.leaving and not job.ended
+        ]
 
     async def _submit_site(self, site: str) -> None:
         sizes = Counter(job.workers for job in self._unconfirmed(site))
@@ -426,7 +490,7 @@ class Fleet:
     # --- letting go ----------------------------------------------------------------------------
 
     def _leave(self, key: str, reason: str) -> None:
-        self._jobs[key] = replace(self._jobs[key], leaving=reason)
+        self._jobs[key] = replace(self._jobs[key], leaving=reason, moves=False)
 
     def _release(self, key: str) -> None:
         """Retire a working job as a whole; it is cancelled once its workers have handed over."""
@@ -453,7 +517,7 @@ class Fleet:
         """Retire the workers that a job has too many, those too that register late."""
         for job in self._jobs.values():
             extra = self._recruiter.registered(job) - job.workers
-            if job.counts and extra > 0:
+            if job.counts and not job.moves and extra > 0:
                 retire = functools.partial(self._retire, job, extra)
                 self._run(f"trim {job.key}", job.site, retire)
 

@@ -60,6 +60,8 @@ class Policy:
         Start failures of one kind that stop the refill.
     losses_per_hour : int
         Losses per hour that are replaced, on top of twice the number of wanted jobs.
+    patience : timedelta
+        How long a job may wait in the queue of one of several sites before it is moved to another.
     """
 
     workers_per_job: int = 1
@@ -69,6 +71,7 @@ class Policy:
     short_life: timedelta = timedelta(seconds=60)
     same_failures: int = 3
     losses_per_hour: int = 3
+    patience: timedelta = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class FleetJob:
     """One job of a fleet, as far as it is known.
 
     `handle` is None until the site has confirmed it; `leaving` says why it is to end, if it is;
-    `connected` is when its agent first came.
+    `connected` is when its agent first came. A job that `moves` leaves its site for another one; until
+    it has ended there it counts, so that nothing takes its place too early.
     """
 
     key: str
@@ -89,6 +93,7 @@ class FleetJob:
     connected: datetime | None = None
     leaving: str = ""
     cancel_asked: datetime | None = None
+    moves: bool = False
 
     @property
     def ended(self) -> bool:
@@ -98,7 +103,7 @@ class FleetJob:
     @property
     def counts(self) -> bool:
         """True if its workers are there or coming."""
-        return not self.ended and not self.leaving
+        return not self.ended and (not self.leaving or self.moves)
 
     def over_for_us(self, now: datetime) -> bool:
         """Tell whether nobody needs what this job runs, so that its agent can be told to go.
@@ -330,6 +335,7 @@ def decide(
 
 
 _ORDER = {
+    Word.LEAVING: 0,  # only those that move count at all
     Word.SUBMITTED: 0,
     Word.HELD: 1,
     Word.QUEUED: 2,

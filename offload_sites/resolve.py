@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from offload_sites.catalog import BaseSite, Catalog, Image, Profile, Purpose
+from offload_sites.choose import DEFAULT_PATIENCE
 from offload_sites.errors import InvalidOptionsError
 from offload_sites.jobs import ImageRef, Resources
 from offload_sites.references import DEFAULT_WALLTIME
@@ -76,6 +77,8 @@ class Resolved:
         Modules to import before workers are forked.
     environment : mapping
         Variables, not secret.
+    patience : timedelta
+        How long it may wait at one of several sites.
     """
 
     profile: str
@@ -86,6 +89,7 @@ class Resolved:
     walltime: timedelta
     preload: tuple[str, ...]
     environment: Mapping[str, str]
+    patience: timedelta = DEFAULT_PATIENCE
 
 
 def offered(
@@ -137,6 +141,7 @@ def resolve(
         walltime=_walltime(choice, name, profile, [catalog.sites[site] for site in sites]),
         preload=tuple(profile.preload),
         environment=dict(profile.environment),
+        patience=profile.patience or DEFAULT_PATIENCE,
     )
 
 

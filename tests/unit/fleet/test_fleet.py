@@ -8,6 +8,7 @@ import pytest
 from offload_sites.fleet import Fleet
 from offload_sites.fleet_plan import Policy, Word, word_of
 from offload_sites.jobs import AgentState, AgentStatus, JobSpec, Resources
+from offload_sites.ledger_records import Waits
 from offload_sites.testing import FakeSite
 
 
@@ -217,6 +218,74 @@ async def test_another_site_is_used_when_the_first_one_refuses():
     await stage.steps(20)
     assert len(stage.sites["bari"].jobs) == 2
     assert stage.fleet.stopped == ""
+
+
+async def test_of_several_sites_the_healthy_one_with_the_shortest_wait_is_used():
+    stage = Stage(naples={}, rome={}, pisa={})
+    stage.fleet.waits = {
+        "naples": Waits(20, timedelta(hours=2), timedelta(hours=3)),
+        "rome": Waits(20, timedelta(minutes=5), timedelta(hours=1)),
+        "pisa": Waits(20, timedelta(minutes=1), timedelta(minutes=2)),
+    }
+    stage.sites["pisa"].silent = True
+    stage.fleet.wanted = 4
+    await stage.steps()
+    assert [job.site for job in stage.fleet.jobs] == ["rome"]
+
+
+async def test_a_job_that_waits_too_long_is_moved_and_never_at_two_sites_at_once():
+    stage = Stage(naples={}, rome={})
+    stage.sites["naples"].slow_cancel = True
+    stage.fleet.wanted = 4
+    await stage.steps(10, minutes=1)
+    assert not stage.sites["rome"].jobs
+    await stage.steps(40, minutes=1)
+    # It was asked to end, and has not yet: nothing is sent elsewhere.
+    (job,) = stage.fleet.jobs
+    assert "it goes to rome" in job.leaving
+    assert stage.sites["naples"].jobs["c7-1"].cancelled
+    assert not stage.sites["rome"].jobs
+    stage.sites["naples"].finish_cancel()
+    await stage.steps()
+    assert list(stage.sites["rome"].jobs) == ["c7-2"]
+    assert stage.fleet.snapshot().failures == ()
+    # It does not go back and forth, and no worker is wanted twice.
+    await stage.steps(25, minutes=1)
+    assert stage.words() == ["ended", "queued"]
+
+
+async def test_a_job_stays_at_a_site_that_does_not_answer_whether_it_still_has_it():
+    stage = Stage(naples={}, rome={})
+    stage.fleet.wanted = 4
+    await stage.steps()
+    stage.sites["naples"].silent = True
+    await stage.steps(90, minutes=1)
+    assert not stage.sites["rome"].jobs
+
+
+async def test_a_job_is_not_moved_to_a_site_that_is_not_well_or_no_faster():
+    stage = Stage(naples={}, rome={})
+    stage.fleet.waits = {"rome": Waits(20, timedelta(hours=5), timedelta(hours=9))}
+    stage.fleet.wanted = 4
+    await stage.steps(90, minutes=1)
+    assert not stage.sites["rome"].jobs
+    stage.fleet.waits = {}
+    stage.sites["rome"].silent = True
+    await stage.steps(90, minutes=1)
+    assert stage.words() == ["queued"]
+
+
+async def test_a_job_that_is_moved_while_nobody_wants_it_any_more_just_ends():
+    stage = Stage(naples={}, rome={})
+    stage.sites["naples"].slow_cancel = True
+    stage.fleet.wanted = 4
+    await stage.steps(40, minutes=1)
+    stage.fleet.wanted = 0
+    await stage.steps()
+    stage.sites["naples"].finish_cancel()
+    await stage.steps()
+    assert stage.words() == ["ended"]
+    assert not stage.sites["rome"].jobs
 
 
 async def test_scaling_down_cancels_queued_jobs_and_disturbs_no_worker(stage):
