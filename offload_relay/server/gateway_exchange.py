@@ -137,7 +137,7 @@ class Exchange:
                     await self._to_client(h11.Data(data=event.data))
                 case h11.EndOfMessage():
                     chunked = self.client.http.their_http_version != b"1.0"
-                    trailers = trailer_headers(event.headers) if chunked else []
+                    trailers = trailer_headers(event.headers.raw_items()) if chunked else []
                     await self._to_client(h11.EndOfMessage(headers=trailers))
                     return
                 case _:
@@ -165,7 +165,7 @@ class Exchange:
         try:
             return await self.server.event()
         except h11.RemoteProtocolError as error:
-            if not self.server.http.trailing_data[0]:
+            if self.server.ended:
                 raise self._broken("the server broke off") from error
             reason = "the server's answer is not HTTP"
             raise BrokenError(reason, silent=False, garbled=True) from error

@@ -101,6 +101,8 @@ class Peer:
         self.http = h11.Connection(role, max_incomplete_event_size=head_bytes)
         #: Something has arrived; whoever starts a new exchange sets it back.
         self.heard = False
+        #: Nothing more will arrive.
+        self.ended = False
 
     async def event(self) -> Any:
         """Return the next event. Cancelling is safe: nothing that was read is lost.
@@ -118,6 +120,7 @@ class Peer:
                 return event
             data = await self.pipe.read()
             self.heard = self.heard or bool(data)
+            self.ended = not data
             self.http.receive_data(data)
 
     async def send(self, event: h11.Event) -> None:

@@ -6,18 +6,28 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
+import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import h11
+
+from offload_relay.agent.config import AgentConfig
+from offload_relay.agent.link import Link
+from offload_relay.protocol import Endpoint
 from offload_relay.server.gateway_limits import GatewayLimits
-from tests.support.relaykit import FAST, AgentProcess, Kit
+from tests.support.relaykit import DOMAIN, FAST, AgentProcess, Kit
 from tests.support.waiting import eventually, scaled
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 #: Times of the gateway in tests, scaled for slow machines.
 FAST_GATEWAY = GatewayLimits(
     head_s=scaled(2.0),
     stall_s=scaled(3.0),
-    settle_s=scaled(2.0),
+    settle_s=scaled(0.3),
     open_s=scaled(6.0),
     pooled_s=scaled(2.0),
 )
@@ -118,7 +128,8 @@ asyncio.run(main())
 """
 )
 
-#: Answers with exactly the bytes that the request's query names, in base64: `?answer=…&then=close`.
+#: Answers with exactly the bytes that the request's query names, in base64: `?answer=…&then=close`
+#: (or `then=linger`, which reads what still comes before it closes).
 #: Writes each request as it came, with its body so far, into the file `requests`.
 SCRIPTED = (
     """
@@ -144,7 +155,10 @@ async def serve(reader, writer):
             for part in query.get("finally", []):
                 writer.write(base64.urlsafe_b64decode(part))
                 await writer.drain()
-            if query.get("then") == ["close"]:
+            if query.get("then") == ["linger"]:
+                while await reader.read(65536):
+                    pass
+            if "then" in query:
                 break
     except (asyncio.IncompleteReadError, ConnectionError):
         pass
@@ -191,6 +205,100 @@ class GatewayKit(Kit):
         client = RawClient(reader, writer)
         self.streams.append(client)  # type: ignore[arg-type]
         return client
+
+
+class InProcess:
+    """An agent's link and a server, both in this process: for tests that need many, or fast ones.
+
+    `serve(reader, writer)` answers one connection.
+    """
+
+    def __init__(self, kit: Kit, route: str, number: int, serve: Serve) -> None:
+        self._kit = kit
+        self._number = number
+        self._serve = serve
+        self._lease = kit.token("agent", number, route=route)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> InProcess:
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        net = f"j{self._number}.local.{DOMAIN}"
+        config = AgentConfig(self._kit.url, self._lease, f"{DOMAIN}-{self._number}", net, [], 600.0)
+        self.link = Link(config, {}, lambda reason: None)
+        self._run = asyncio.create_task(self.link.run())
+        port = self.server.sockets[0].getsockname()[1]
+        await self.link.register(Endpoint("127.0.0.1", net, port), serves=True)
+        return self
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, h11.ProtocolError):
+                await self._serve(reader, writer)
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._run.cancel()
+        await asyncio.gather(self._run, return_exceptions=True)
+        self.server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class RelayProcess:
+    """`offload relay` as a process of its own, to be measured, for a `Kit` that starts none."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    async def __aenter__(self) -> RelayProcess:
+        sockets = [socket.create_server(("127.0.0.1", 0), backlog=512) for _ in range(3)]
+        self._kit.ports = tuple(s.getsockname()[1] for s in sockets)
+        key = self._kit.folder / "relay.key"
+        key.touch(mode=0o600)
+        key.write_bytes(self._kit.key)
+        names = ("--public", "--dial", "--gateway")
+        where = [
+            word for n, s in zip(names, sockets, strict=True) for word in (n, f"fd:{s.fileno()}")
+        ]
+        with (self._kit.folder / "relay.log").open("wb") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "offload_cli", "relay", "--key-file", str(key), *where),
+                pass_fds=[s.fileno() for s in sockets],
+                stderr=log,
+            )
+        for each in sockets:
+            each.close()
+        # The sockets have been there all the time: it lives when it answers.
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._kit.ports[1])
+        writer.write(b"GET /health HTTP/1.1\r\n\r\n")
+        assert b"ok" in await asyncio.wait_for(reader.read(), scaled(30))
+        writer.close()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.process.terminate()
+        await self.process.wait()
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it has in memory now."""
+        return self._status("VmRSS")
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that it ever had in memory."""
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> int:
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        [line] = [line for line in text.splitlines() if line.startswith(name + ":")]
+        return int(line.split()[1]) * 1024
 
 
 class RawClient:
