@@ -7,6 +7,7 @@ turns problems into lines of the file. Each description is also the text of the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -88,6 +89,7 @@ class Image(CatalogModel):
     """Software that jobs run in; the same in every form given here."""
 
     title: Line = Field(description="What users read.")
+    description: Value = Field(default="", description="One line below it: what is in it.")
     cvmfs: CvmfsPath | None = Field(
         default=None, description="Folder of the unpacked image, below /cvmfs/."
     )
@@ -229,6 +231,11 @@ class Profile(CatalogModel):
     resources: ResourceRequest = Field(description="What one session, or one worker, asks for.")
     walltime: _Walltime = Field(
         default=Walltime(), description="How long it may run: {default: 8h, max: 24h}, or one time."
+    )
+    queue_budget: Duration = Field(
+        default=timedelta(hours=8),
+        json_schema_extra={"default": "8h"},
+        description="How long a session may wait in a queue; it is given up then.",
     )
     groups: Annotated[list[Line], AfterValidator(distinct)] = Field(
         default=[],

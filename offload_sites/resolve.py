@@ -71,8 +71,8 @@ class Resolved:
         What it runs in.
     resources : Resources
         Of one session, or one worker.
-    walltime : timedelta
-        Of its job.
+    walltime, queue_budget : timedelta
+        How long its job may run; and, for a session, wait.
     preload : tuple of str
         Modules to import before workers are forked.
     environment : mapping
@@ -87,6 +87,7 @@ class Resolved:
     image: ImageRef
     resources: Resources
     walltime: timedelta
+    queue_budget: timedelta
     preload: tuple[str, ...]
     environment: Mapping[str, str]
     patience: timedelta = DEFAULT_PATIENCE
@@ -139,6 +140,7 @@ def resolve(
         image=_image(catalog, choice, name, profile),
         resources=resources,
         walltime=_walltime(choice, name, profile, [catalog.sites[site] for site in sites]),
+        queue_budget=profile.queue_budget,
         preload=tuple(profile.preload),
         environment=dict(profile.environment),
         patience=profile.patience or DEFAULT_PATIENCE,

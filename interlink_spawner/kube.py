@@ -1,0 +1,88 @@
+"""What a profile at a site of kind `kubernetes` sets on a KubeSpawner; and a KubeSpawner without one.
+
+Such a session is KubeSpawner's own pod, with the user's volume and all that the administrator has
+configured for it. Only what the profile and the site say comes on top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import kubespawner.spawner
+from kubespawner.clients import load_config, shared_client
+
+from offload_sites.catalog import KubernetesSite, Toleration
+from offload_sites.resolve import Resolved
+
+__all__ = ["connect", "pod_settings", "without_kubernetes"]
+
+_GPU = "nvidia.com/gpu"
+
+
+@contextlib.contextmanager
+def without_kubernetes() -> Iterator[None]:
+    """Let a KubeSpawner be made where there is no Kubernetes: it connects when it is needed.
+
+    KubeSpawner 7.1 loads a kubeconfig in its constructor and fails without one. It is the only place
+    where it does, and there is no setting for it.
+    """
+    module = kubespawner.spawner
+    kept = module.load_config, module.shared_client
+    module.load_config = module.shared_client = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        module.load_config, module.shared_client = kept
+
+
+def connect(host: str, ssl_ca_cert: str, verify_ssl: bool | None) -> Any:
+    """Return the client that KubeSpawner's constructor would have made."""
+    load_config(host=host, ssl_ca_cert=ssl_ca_cert, verify_ssl=verify_ssl)
+    return shared_client("CoreV1Api")
+
+
+def pod_settings(
+    resolved: Resolved, site: KubernetesSite, present: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the traits of a KubeSpawner that make it start what was resolved.
+
+    Parameters
+    ----------
+    resolved : Resolved
+        The user's choice.
+    site : KubernetesSite
+        Where.
+    present : mapping
+        The traits as the administrator has configured them; what can be added to is added to.
+    """
+    resources = resolved.resources
+    settings: dict[str, Any] = {
+        "image": resolved.image.docker,
+        "cpu_guarantee": float(resources.cpus),
+        "cpu_limit": float(resources.cpus),
+        "mem_guarantee": resources.memory_bytes,
+        "mem_limit": resources.memory_bytes,
+        "environment": {**present["environment"], **resolved.environment},
+        "node_selector": {**present["node_selector"], **site.node_selector},
+        "extra_pod_config": {
+            **present["extra_pod_config"],
+            "activeDeadlineSeconds": int(resolved.walltime.total_seconds()),
+        },
+    }
+    if resources.gpus:
+        for name in ("extra_resource_limits", "extra_resource_guarantees"):
+            settings[name] = {**present[name], _GPU: str(resources.gpus)}
+    if site.namespace:
+        settings["namespace"] = site.namespace
+    if site.tolerations:
+        settings["tolerations"] = [*present["tolerations"], *map(_toleration, site.tolerations)]
+    if site.image_pull_secrets:
+        settings["image_pull_secrets"] = [*present["image_pull_secrets"], *site.image_pull_secrets]
+    return settings
+
+
+def _toleration(taint: Toleration) -> dict[str, str]:
+    operator = "Exists" if taint.value is None else "Equal"
+    return {"operator": operator, **taint.model_dump(exclude_none=True)}
