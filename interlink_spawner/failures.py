@@ -253,7 +253,7 @@ def ended_job(session: Session, now: datetime) -> End:
         note=_exit_note(session),
         who=who,
         said=said,
-        todo=_sentences([agent.hint, status.hint]) or _sentences([_DEFAULT[state]]),
+        todo=_sentences([agent.hint or status.hint or _DEFAULT[state]]),
         retry=not (agent.hint or status.hint),
     )
 

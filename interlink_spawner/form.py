@@ -69,6 +69,7 @@ class Card:
     sites: tuple[SiteLine, ...]
     disabled: bool
     checked: bool
+    when: str
     images: tuple[Choosable, ...]
     free_image: str | None
     free_pattern: str
@@ -194,6 +195,7 @@ class _Maker:
             sites=tuple(self._site_line(name, disabled) for name in profile.sites),
             disabled=disabled,
             checked=checked,
+            when=self._when(),
             images=tuple(self._images(choice)),
             free_image=(typed if free else None),
             free_pattern=free[0] if len(free) == 1 else "|".join(f"(?:{one})" for one in free),
@@ -203,6 +205,17 @@ class _Maker:
             files_kept=not kept,
             files=_files(kept),
         )
+
+    def _when(self) -> str:
+        """Return where it would start now, and when."""
+        best = self._best()
+        tag = site_tag(self.seen[best].health if best in self.seen else None)
+        wait = wait_text(self.waits(self.name, best))
+        return f"{self.catalog.sites[best].title}: {tag.word}. {wait}."
+
+    def _best(self) -> str:
+        sites = self.profile.sites
+        return in_order(sites, self.seen, lambda site: self.waits(self.name, site))[0]
 
     def _site_line(self, name: str, disabled: bool) -> SiteLine:
         seen = self.seen.get(name)
@@ -284,7 +297,7 @@ class _Maker:
         names = self.profile.sites
         if len(names) < 2:
             return []
-        best = in_order(names, self.seen, lambda site: self.waits(self.name, site))[0]
+        best = self._best()
         chosen = choice.site if choice.site in names else ""
         title = self.catalog.sites[best].title
         choices = [

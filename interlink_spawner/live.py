@@ -72,6 +72,8 @@ class LiveSession:
         how it is.
     on_change : callable
         Called with the session whenever it has moved on; stores it.
+    watch : callable
+        Makes the connection to the relay, as `Owner` does.
     """
 
     def __init__(
@@ -80,11 +82,14 @@ class LiveSession:
         desk: Desk,
         poller: Poller | None,
         on_change: Callable[[Session], None] = lambda _: None,
+        *,
+        watch: Callable[..., Owner] = Owner,
     ) -> None:
         self.session = session
         self.poller = poller
         self._desk = desk
         self._on_change = on_change
+        self._watch = watch
         self._signal = asyncio.Event()
         self._endpoints = 0
         self._owner: Owner | None = None
@@ -96,8 +101,9 @@ class LiveSession:
         """Begin to listen to the relay, and to the site if the job is there."""
         session, relay = self.session, self._desk.relay
         # Good for as long as the job can be of use, and for somewhat longer, to end it then.
-        lease = session_owner(relay, session.user, session.id, session.expires + _LEASE_SPARE)
-        self._owner = Owner(relay.url, lease, self._hear_relay, tls=_trust(relay.ca))
+        expires = session.expires + _LEASE_SPARE
+        lease = session_owner(relay, session.user, session.id, session.route, expires)
+        self._owner = self._watch(relay.url, lease, self._hear_relay, tls=_trust(relay.ca))
         await self._owner.__aenter__()
         self._listen()
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[JobStatus], None]
 
-_ASK_WITHIN_S = 60.0
+_ASK_WITHIN_S = 30.0
 
 
 class Poller:

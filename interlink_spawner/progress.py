@@ -259,7 +259,9 @@ def _lead(session: Session, waits: Waits, now: datetime) -> Lead:
 
 def _longer(session: Session, waits: Waits, now: datetime) -> str:
     """Return what a wait of this length means, as the end of a sentence."""
-    if waits.p90 is not None and now - session.asked > waits.p90:
+    if waits.p90 is None:
+        return ". No experience yet how long it takes"
+    if now - session.asked > waits.p90:
         return f", longer than usual. {wait_text(waits)}"
     return f". {wait_text(waits)}"
 
@@ -288,6 +290,8 @@ def rows_of(
     marks, current = session.marks, session.stage
     seen = [stage for stage in Stage if stage is not Stage.HELD or stage in marks]
     reached = [stage for stage in seen if stage in marks]
+    if end is not None and session.ready is None and current is Stage.LAB:
+        reached.remove(Stage.LAB)  # it was tried, and never there
     over = [marks[stage] for stage in reached[1:]] + [end.since.at if end and end.since else now]
     for stage, until in zip(reached, over, strict=True):
         if stage is current and end is None:
@@ -298,7 +302,7 @@ def rows_of(
     if end is not None:
         yield end
     for stage in seen:
-        if stage not in marks:
+        if stage not in reached:
             yield Row(_WORDS[stage], "todo", _TODO)
 
 
@@ -359,13 +363,13 @@ def facts_of(session: Session, *, health: SiteHealth | None) -> Iterator[Fact]:
 
 
 def _says(session: Session, now: datetime) -> Says | None:
-    said = session.status.said or session.status.reason
-    if not said:
+    said, hint = session.status.said, session.status.hint
+    if not said and not hint:
         return None
     return Says(
         session.site_title,
-        said,
+        said or session.status.reason,
         Elapsed.of(session.heard, now) if session.heard else None,
         silent=session.silent_since is not None,
-        hint=session.status.hint,
+        hint=hint,
     )

@@ -197,7 +197,7 @@ def _at(session: Session, stage: Stage, since: datetime) -> Session:
         return session
     index = _ORDER.index(stage)
     # A hold is shown while it lasts; once it is over it was a part of the queue.
-    marks = {
+    marks: dict[Stage, datetime] = {
         done: time
         for done, time in session.marks.items()
         if _ORDER.index(done) < index and done is not Stage.HELD

@@ -36,6 +36,7 @@ from interlink_spawner.session_job import SessionRequest, session_job
 from interlink_spawner.wording import image_tag
 from offload_relay.access import RelayAccess
 from offload_sites.backend import TokenSource
+from offload_sites.catalog import KubernetesSite
 from offload_sites.errors import CatalogError, InvalidOptionsError, OffloadError
 from offload_sites.jobs import JobSpec, SecretFiles
 from offload_sites.ledger import Ledger
@@ -45,6 +46,7 @@ __all__ = ["InterLinkSpawner", "SpawnFailed"]
 
 _KUBERNETES = "kubernetes"
 _HEALTH_WITHIN_S = 3.0
+_FORM_S = 1.2
 _RENEW_S = 15.0
 _LOG_BYTES = 4 * 1024**2
 _LOOK_S = 0.2
@@ -178,6 +180,7 @@ class InterLinkSpawner(KubeSpawner):
     _wanted: ClassVar[dict[str, object]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._api: Any = None
         self._session: Session | None = None
         self._live: LiveSession | None = None
         self._place = ""  # "kubernetes", "site", or nothing
@@ -354,9 +357,9 @@ class InterLinkSpawner(KubeSpawner):
                 refused = error
                 self.log.warning("%s: %s", self._log_name, error)
             except SessionEnded as error:
-                raise await self._failed(error.end) from error
+                raise await self._failure_of(error.end) from error
         assert refused is not None  # noqa: S101  # a profile has a site
-        raise await self._failed(refused.end) from refused
+        raise await self._failure_of(refused.end) from refused
 
     async def _sites_in_order(self, resolved: Resolved) -> list[str]:
         if len(resolved.sites) == 1:
@@ -373,6 +376,7 @@ class InterLinkSpawner(KubeSpawner):
         """Let KubeSpawner start its own pod."""
         self._place = _KUBERNETES
         model = self.desk.catalog.sites[site]
+        assert isinstance(model, KubernetesSite)  # noqa: S101  # of this kind
         names = (
             *("environment", "node_selector", "extra_pod_config"),
             *("extra_resource_limits", "extra_resource_guarantees"),
@@ -419,7 +423,7 @@ class InterLinkSpawner(KubeSpawner):
             agent = await self.desk.agent()
             await live.submit(lambda known: self._job(known, agent))
         await live.until_ready(self._answers, start_limit=timedelta(seconds=self.job_start_timeout))
-        return self._gateway
+        return f"{self._gateway}{self.server.base_url}"
 
     def _job(self, session: Session, agent: Path) -> tuple[JobSpec, SecretFiles]:
         resolved = self._resolved
@@ -470,9 +474,12 @@ class InterLinkSpawner(KubeSpawner):
         )
         return bool(answer.code < 500)
 
-    async def _failed(self, end: End) -> SpawnFailed:
+    async def _failure_of(self, end: End) -> SpawnFailed:
         """Return what the hub is told of a session that did not start."""
         self.last_end = await self._with_log(end)
+        # Within its first second the hub would show the form again, in place of the failure page.
+        left_s = _FORM_S - (self.desk.clock() - end.session.asked).total_seconds()
+        await asyncio.sleep(max(0.0, left_s))
         self._uncount()
         message = " ".join([f"{end.heading}.", *end.todo[:1]])
         return SpawnFailed(424, message, self.last_end)
@@ -610,9 +617,9 @@ class InterLinkSpawner(KubeSpawner):
             return str(await super().get_url())
         self.server.wait_up = self._believed
         self._spawn_pending = self._resuming = True
-        self._spawn_future = asyncio.ensure_future(self._resume(self._session))
+        self._spawn_future: Any = asyncio.ensure_future(self._resume(self._session))
         self._spawn_future.add_done_callback(_look_at)
-        return self._gateway
+        return f"{self._gateway}{self.server.base_url}"
 
     async def _believed(self, **_: object) -> HTTPResponse:
         """Stand in for `Server.wait_up`, once."""
@@ -646,10 +653,10 @@ class InterLinkSpawner(KubeSpawner):
                 )
             return await self._start_job(session)
         except SessionEnded as error:
-            raise await self._failed(error.end) from error
+            raise await self._failure_of(error.end) from error
         except OffloadError as error:
             end = ended_refused(session, error, self.desk.clock())
-            raise await self._failed(end) from error
+            raise await self._failure_of(end) from error
 
     # --- pages -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -85,7 +86,10 @@ class _Job:
             return
         self._payload = payload
         log.info("payload started")
-        self._end(await payload.wait())
+        words = await payload.wait()
+        if self._draining:
+            words = dataclasses.replace(words, reason="its walltime was used up")
+        self._end(words)
 
     async def _watch(self) -> None:
         """End the job when its walltime is over, or when the relay stays away."""
