@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PROXY := node_modules/.installed
 
 .DEFAULT_GOAL := help
-TIERS := test-netns test-browser test-htcondor test-kubernetes test-helm
+TIERS := test-netns test-hub5 test-browser test-htcondor test-kubernetes test-helm
 .PHONY: help setup demo test lint types unit contract integration docs images wheel bench format lock clean $(TIERS)
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(STAMP) ## Make the virtual environment with all that is locked.
+setup: $(STAMP) $(PROXY) ## Make the virtual environment with all that is locked.
 
 # pip checks every hash; the project itself is installed from this tree, so that edits count.
 $(STAMP): requirements/dev.txt pyproject.toml hatch_build.py
@@ -23,17 +24,22 @@ $(STAMP): requirements/dev.txt pyproject.toml hatch_build.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# The hub's proxy is a Node.js program. Node.js itself came with the Python packages.
+$(PROXY): package-lock.json package.json $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-progress
+	@touch $@
+
 demo: $(STAMP) ## Analyse real data on workers of this computer. CHECK=1: check the result, ask nothing.
 	$(BIN)/python -m offload_cli.demo $(if $(CHECK),--check)
 
-test: $(STAMP) ## All tests that need nothing but Python packages.
+test: $(STAMP) $(PROXY) ## All tests that need nothing but Python packages.
 	$(BIN)/nox -s test
 
-lint types unit contract integration docs images wheel: $(STAMP) ## One part of the checks.
+lint types unit contract integration docs images wheel: $(STAMP) $(PROXY) ## One part of the checks.
 	$(BIN)/nox -s $@
 
 # Tiers that need more than Python packages; each says what is missing.
-$(TIERS): test-%: $(STAMP)
+$(TIERS): test-%: $(STAMP) $(PROXY)
 	$(BIN)/nox -s $*
 
 bench: $(STAMP) ## Measure, side by side; writes bench/results.
@@ -47,4 +53,4 @@ lock: $(STAMP) ## Renew requirements/dev.txt from pyproject.toml.
 	$(BIN)/nox -s lock
 
 clean: ## Remove what was made here.
-	rm -rf $(VENV) .venv-* dist build demo-output artefacts .nox .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* node_modules dist build demo-output artefacts .nox .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -73,7 +73,7 @@ def contract(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    run_pytest(session, "tests/integration")
+    run_pytest(session, "--require=hub", "tests/integration")
 
 
 @nox.session
@@ -85,7 +85,29 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Everything that an ordinary user can run, in one go."""
-    run_pytest(session, "-m", "not (netns or browser or htcondor)", "tests")
+    run_pytest(session, "-m", "not (netns or browser or htcondor)", "--require=hub", "tests")
+
+
+@nox.session
+def hub5(session: nox.Session) -> None:
+    """Run the tests of the hub on the oldest JupyterHub that is supported.
+
+    Everything else is as locked, so that one environment more is all that it takes.
+    """
+    place, locked = Path(".venv-hub5"), ["requirements/dev.txt", "requirements/hub5.txt"]
+    stamp = place / ".installed"
+    if not stamp.exists() or any(
+        stamp.stat().st_mtime < Path(path).stat().st_mtime for path in locked
+    ):
+        session.run(sys.executable, "-m", "venv", "--clear", str(place))
+        pip = [str(place / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+        for path in locked:
+            session.run(*pip, "--require-hashes", "-r", path, external=True)
+        session.run(*pip, "--editable", ".", external=True)
+        stamp.touch()
+    python = str(place / "bin/python")
+    wanted = ["--require=hub", "-m", "hub", "tests", *session.posargs]
+    session.run(python, "-m", "pytest", *wanted, env={**os.environ, **STRICT}, external=True)
 
 
 @nox.session

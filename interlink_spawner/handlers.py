@@ -1,4 +1,7 @@
-"""What our pages need beside the hub's own handlers: cancel, a report, a log. For owner and admins."""
+"""What we add to the hub's own handlers: cancel, a report, a log, and the broker of site tokens.
+
+Cancel, report and log are for the owner of a server and for administrators.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from jupyterhub.scopes import needs_scope
 from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 
+from interlink_spawner import broker
 from interlink_spawner.failures import render_report
 from interlink_spawner.spawner import InterLinkSpawner
 
@@ -95,4 +99,5 @@ HANDLERS = [
     (rf"/offload/cancel{_SERVER}", CancelHandler),
     (rf"/offload/report{_SERVER}", ReportHandler),
     (rf"/offload/log{_SERVER}", LogHandler),
+    *broker.HANDLERS,
 ]

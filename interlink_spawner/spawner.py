@@ -25,6 +25,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Integer, Unicode, default
 
 from interlink_spawner import kube, pages
+from interlink_spawner.broker import SpawnerTokens
 from interlink_spawner.desk import Desk
 from interlink_spawner.failures import End, ended_job, ended_refused, load_end
 from interlink_spawner.live import LiveSession, Refused, SessionEnded
@@ -248,9 +249,13 @@ class InterLinkSpawner(KubeSpawner):
     def token_source(self, site: str) -> TokenSource | None:
         """Return where tokens of this user for `site` come from; None for the hub's environment.
 
-        Asked for sites that act as their users (`htcondor-ce`).
+        Asked for sites that act as their users (`htcondor-ce`): from the user's sign-in, if the
+        catalog says which one the site takes.
         """
-        return None
+        model = self.desk.catalog.sites.get(site)
+        if getattr(model, "credential", None) is None:
+            return None
+        return SpawnerTokens(self.authenticator, self.user, site)
 
     @property
     def groups(self) -> set[str]:
