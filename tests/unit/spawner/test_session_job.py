@@ -15,7 +15,7 @@ from interlink_spawner.session_job import (
     session_owner,
     write_session_agent,
 )
-from offload_relay.access import RelayAccess, user_label
+from offload_relay.access import RelayAccess, site_label, user_label
 from offload_relay.agent.config import load_config
 from offload_relay.lease import may_dial, may_register, verify
 from offload_relay.protocol import Endpoint
@@ -75,7 +75,7 @@ def test_a_session_answers_for_its_own_path_until_budget_and_walltime_are_over(a
     config, lease, session = told(agent, tmp_path)
     assert lease.route == session["route"] == "/user/alice/"
     assert lease.expires == NOW + timedelta(hours=32)
-    assert lease.net == config.net == f"j1.naples-ce.s1f2e.{ALICE}"
+    assert lease.net == config.net == f"j1.{site_label('Naples CE')}.s1f2e.{ALICE}"
     assert lease.unwatched_s == 12 * 3600.0
     assert config.walltime_s == 8 * 3600.0
 
