@@ -26,7 +26,7 @@ from offload_sites.errors import CatalogError, OffloadError
 from offload_sites.ledger import JobRecord, Waits
 from offload_sites.load import parse_catalog
 
-__all__ = ["routes"]
+__all__ = ["catalog_problems", "routes"]
 
 _CLOSE_S = 30.0
 _MOST_ROWS = 1000
@@ -222,7 +222,9 @@ class CatalogCheck(ApiHandler):
 
     async def post(self) -> None:
         self.admin()
-        self.answer({"problems": await asyncio.to_thread(_problems, self.body(CheckBody).text)})
+        self.answer(
+            {"problems": await asyncio.to_thread(catalog_problems, self.body(CheckBody).text)}
+        )
 
 
 class Nothing(ApiHandler):
@@ -316,7 +318,8 @@ def _job(job: JobRecord) -> dict[str, Any]:
     }
 
 
-def _problems(text: str) -> list[str]:
+def catalog_problems(text: str) -> list[str]:
+    """Return all problems of a catalog, one line each; none if it is good."""
     try:
         parse_catalog(text)
     except CatalogError as error:

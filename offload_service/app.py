@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler
+from jupyterhub.services.auth import HubOAuth
 from tornado import web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -83,7 +83,7 @@ async def open_service(
         agent = write_worker_agent(settings.folder)
         tools = Tools(settings, pool, books, store, agent)
         clusters = await stack.enter_async_context(Clusters(tools))
-        service = Service(tools, clusters, catalog, auth or HubOAuth(), prefix)
+        service = Service(tools, clusters, catalog, auth or HubOAuth.instance(), prefix)
         server = HTTPServer(_application(service), max_body_size=MOST_BYTES)
         sockets = bind_sockets(port, host)
         server.add_sockets(sockets)
@@ -103,17 +103,13 @@ class _Health(web.RequestHandler):
 
 def _application(service: Service) -> web.Application:
     prefix = service.prefix
+    # Those with arguments of their own are tornado's: static files, a redirect.
     routes: list[Any] = [
-        (rf"{prefix}oauth_callback", HubOAuthCallbackHandler),
-        *pages.routes(prefix),
-        *api.routes(prefix),
-    ]
-    with_service: list[Any] = [
-        route if route[1] is HubOAuthCallbackHandler else (*route, {"service": service})
-        for route in routes
+        route if len(route) > 2 else (*route, {"service": service})
+        for route in [*pages.routes(prefix), *api.routes(prefix)]
     ]
     return web.Application(
-        [(rf"{prefix}health", _Health), *with_service],
+        routes,
         # Only the state of a sign-in is signed with it; a restart makes users click once more.
         cookie_secret=secrets.token_bytes(32),
         log_function=_log_request,
