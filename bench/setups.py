@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -210,11 +211,11 @@ def _worker_jobs(
     address: str, access: RelayAccess, authority: ClusterAuthority, place: Path
 ) -> WorkerJobs:
     return WorkerJobs(
-        cluster=_DOMAIN,
+        domain=_DOMAIN,
         user="bench",
         scheduler=address,
         relay=access,
-        authority=authority,
+        credential=functools.partial(authority.issue, "worker"),
         agent=write_worker_agent(place),
         image=ImageRef("here", python=sys.executable),
         unit=Resources(1, 2**31),

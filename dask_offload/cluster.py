@@ -7,9 +7,6 @@ import atexit
 import contextlib
 import logging
 import os
-import secrets
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
@@ -26,15 +23,14 @@ from distributed.security import Security
 from distributed.utils import Log, Logs, format_dashboard_link
 
 from dask_offload.comm import Reach
-from dask_offload.config import load_defaults, seconds, setting
+from dask_offload.config import load_defaults, setting
 from dask_offload.progress import Progress
-from dask_offload.relay_option import check_relay
+from dask_offload.request import make_request
 from dask_offload.rpc import RpcClient
-from dask_offload.runtime import ClusterFolder, cluster_folders, user_name
-from dask_offload.service_client import service_url
+from dask_offload.runtime import ClusterFolder, cluster_folders
 from dask_offload.show import render_html, render_text
 from dask_offload.snapshot import JobRow, Snapshot
-from offload_relay.access import slug
+from dask_offload.supervisor_process import SupervisorProcess
 from offload_sites.errors import OffloadError
 
 __all__ = ["AdaptiveBounds", "OffloadCluster"]
@@ -43,12 +39,9 @@ log = logging.getLogger(__name__)
 
 load_defaults()
 
-_START_S = 90.0
 _CLOSE_S = 45.0
 _LONG_POLL_S = 30.0
 _SHOWN_S = 1.0
-# Sections of Dask's configuration that mean something on a worker.
-_TRAVELS = ("array", "dataframe", "distributed", "optimization", "tokenize")
 
 
 class AdaptiveBounds:
@@ -134,27 +127,21 @@ class OffloadCluster(Cluster):
         _attach_to: ClusterFolder | None = None,
     ) -> None:
         self._n_workers = _whole("n_workers", n_workers)
-        relay = check_relay(relay) if relay else _relay_setting()
-        catalog = catalog or setting("catalog")
-        self._options: dict[str, Any] = {
-            "catalog": _absolute(catalog),
-            "service": None if catalog or relay else _service(),
-            "choice": {
-                "profile": profile or setting("profile"),
-                "image": image or setting("image"),
-                "walltime": walltime or setting("walltime"),
-                "cpus": cpus,
-                "site": site,
-            },
-            "relay": relay,
-        }
-        self._preload = [*setting("worker.preload"), *preload]
-        self._folder = _attach_to
+        self._request = make_request(
+            profile=profile,
+            image=image,
+            walltime=walltime,
+            cpus=cpus,
+            site=site,
+            catalog=catalog,
+            relay=relay,
+            preload=preload,
+        )
+        self._process = SupervisorProcess(_attach_to)
         self._shutdown_on_close = shutdown_on_close
         self._starting: asyncio.Future[None] | None = None
         self._follower: asyncio.Task[None] | None = None
         self._supervisor: RpcClient | None = None
-        self._supervisor_process: subprocess.Popen[bytes] | None = None
         self._dashboard_port: int | None = None
         self._snapshot = Snapshot(name or "", 0, 0, "", "")
         self._kept: set[asyncio.Future[None]] = set()
@@ -197,9 +184,9 @@ class OffloadCluster(Cluster):
         self._starting.set_result(None)
 
     async def _start_once(self) -> None:
-        if self._folder is None:
-            self._folder = await asyncio.to_thread(self._launch)
-        self._supervisor = await self._reach_supervisor(self._folder)
+        if not self._process.started:
+            await asyncio.to_thread(self._process.start, self._wanted_name, self._request)
+        self._supervisor = await self._process.reach(quiet=self.quiet)
         hello = await self._supervisor.call("attach", pid=os.getpid())
         self.security = _security(hello)
         self._dashboard_port = hello["dashboard_port"]
@@ -213,61 +200,6 @@ class OffloadCluster(Cluster):
         self._follower = asyncio.create_task(self._follow())
         if self._n_workers:
             await self._scale(self._n_workers)
-
-    def _launch(self) -> ClusterFolder:
-        """Start the supervisor; it outlives a kernel that is killed, and then ends by itself."""
-        folder = ClusterFolder.create(self._wanted_name)
-        choice = self._options["choice"]
-        if isinstance(choice["walltime"], timedelta):
-            choice["walltime"] = f"{choice['walltime'].total_seconds():.0f}s"
-        try:
-            folder.write("cluster.json", {**self._options, **_settings(folder.name, self._preload)})
-        except BaseException:
-            folder.remove()
-            raise
-        with (folder.path / "supervisor.log").open("ab") as output:
-            self._supervisor_process = subprocess.Popen(
-                [sys.executable, "-m", "dask_offload.supervisor", str(folder.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        return folder
-
-    async def _reach_supervisor(self, folder: ClusterFolder) -> RpcClient:
-        began_s = time.monotonic()
-        said = False
-        while True:
-            with contextlib.suppress(OSError):
-                return await RpcClient.connect(folder.supervisor_socket)
-            self._check_supervisor(folder, time.monotonic() - began_s)
-            if not said and not self.quiet and time.monotonic() - began_s > 2:
-                said = True
-                print(f"{folder.name}: starting the scheduler", file=sys.stderr)
-            await asyncio.sleep(0.02)
-
-    def _check_supervisor(self, folder: ClusterFolder, waited_s: float) -> None:
-        process = self._supervisor_process
-        ended = process is not None and process.poll() is not None
-        if process is None and not (folder.path.is_dir() and folder.alive):
-            raise OffloadError(
-                f"the cluster {folder.name!r} has ended", "start a new one with OffloadCluster()"
-            )
-        if ended:
-            failed = folder.read("failed.json")
-            text = (folder.path / "supervisor.log").read_text(errors="replace")
-            folder.remove()
-            if failed:
-                raise OffloadError(failed["message"], failed["hint"])
-            last = text.strip().splitlines()[-1:] or ["no output"]
-            raise OffloadError(f"the supervisor of {folder.name!r} ended at once: {last[0]}")
-        if waited_s > _START_S:
-            raise OffloadError(
-                f"the cluster {folder.name!r} did not start within {_START_S:.0f} s",
-                f"read {folder.path}/supervisor.log",
-                transient=True,
-            )
 
     async def _follow(self) -> None:
         """Keep the snapshot fresh until the supervisor has gone."""
@@ -307,19 +239,16 @@ class OffloadCluster(Cluster):
         if self._shutdown_on_close:
             await self._shut_down(self._supervisor)
         await self._supervisor.close()
-        if self._supervisor_process is not None and self._supervisor_process.poll() is None:
-            _detached.append(self._supervisor_process)
+        self._process.let_go()
 
     async def _shut_down(self, supervisor: RpcClient) -> None:
         try:
             async with asyncio.timeout(_CLOSE_S):
                 left = await supervisor.call("close")
+                await self._process.wait()
         except (ConnectionError, TimeoutError):
             log.warning("%s: its supervisor has not confirmed that all jobs have ended", self.name)
-            left = []
-        else:
-            if self._supervisor_process is not None:
-                await asyncio.to_thread(self._supervisor_process.wait)
+            return
         if left:
             log.warning(
                 "%s: %d jobs are not confirmed as ended (%s); `offload jobs orphans` lists them",
@@ -584,26 +513,6 @@ def _whole(what: str, value: object) -> int:
     return int(number)
 
 
-def _absolute(path: str | Path | None) -> str | None:
-    # The supervisor works in another folder than the notebook.
-    return str(Path(path).expanduser().resolve()) if path else None
-
-
-def _service() -> dict[str, Any] | None:
-    """Return the service of this hub, and in which session we are; None outside of a hub."""
-    url = service_url()
-    if not url:
-        return None
-    names = {"profile": "OFFLOAD_PROFILE", "image": "OFFLOAD_IMAGE"}
-    session = {key: os.environ.get(name) or None for key, name in names.items()}
-    return {"url": url, "session": session}
-
-
-def _relay_setting() -> dict[str, Any] | None:
-    relay = setting("relay")
-    return check_relay(relay) if relay["url"] else None
-
-
 def _security(hello: dict[str, Any]) -> Security:
     tls = hello["tls"]
     return Security(
@@ -614,44 +523,6 @@ def _security(hello: dict[str, Any]) -> Security:
         extra_conn_args={"relay": Reach(**hello["reach"])},
     )
 
-
-def _settings(name: str, preload: Sequence[str]) -> dict[str, Any]:
-    """Return what the supervisor has to know of this process and its configuration."""
-    config = {section: dask.config.get(section, {}) for section in _TRAVELS}
-    config["distributed"] = {
-        **config["distributed"],
-        "comm": {k: v for k, v in config["distributed"].get("comm", {}).items() if k != "tls"},
-    }
-    return {
-        "id": f"{slug(name, 24)}-{secrets.token_hex(3)}",
-        "user": user_name(),
-        "owner_grace_s": seconds("owner-grace"),
-        "relay_grace_s": seconds("relay-grace"),
-        "queue_budget_s": seconds("queue-budget"),
-        "dashboard_address": setting("dashboard-address"),
-        "adaptive": {
-            "interval_s": seconds("adaptive.interval"),
-            "target_duration_s": seconds("adaptive.target-duration"),
-            "grace_s": seconds("adaptive.scale-down-grace"),
-        },
-        # What every worker is told.
-        "worker": {
-            "preload": list(preload),
-            "register_timeout_s": seconds("worker.register-timeout"),
-            "version_check": setting("version-check"),
-            "dask_config": config,
-            "worker_config": setting("worker.config"),
-            "versions": {
-                "python": ".".join(map(str, sys.version_info[:3])),
-                "dask": dask.__version__,
-                "distributed": distributed.__version__,
-            },
-        },
-    }
-
-
-# Supervisors that go on without us; Python warns of a Popen that nobody keeps while it runs.
-_detached: list[subprocess.Popen[bytes]] = []
 
 # As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.
 _instances: weakref.WeakSet[OffloadCluster] = weakref.WeakSet()
