@@ -90,10 +90,11 @@ class LoopbackPort:
         serves: bool,
     ) -> None:
         try:
-            await asyncio.wait_for(self._link.register(endpoint, serves=serves), _WAIT_S)
+            holding = self._link.register(endpoint, writer, serves=serves)
+            await asyncio.wait_for(holding, _WAIT_S)
             writer.write(render_response_head(200, "registered"))
             await writer.drain()
             while await reader.read(4096):
                 pass  # nothing is said on this connection; only its end counts
         finally:
-            await self._link.unregister(endpoint)
+            await self._link.unregister(endpoint, writer)

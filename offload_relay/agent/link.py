@@ -65,6 +65,7 @@ class Link:
         self._control: ClientConnection | None = None
         self._connected = asyncio.Event()
         self._endpoints: dict[str, asyncio.Future[None]] = {}
+        self._holders: dict[str, object] = {}
         self._serving: set[str] = set()
         self._target = 0
         self._heartbeat_s = LIMITS.heartbeat_s
@@ -157,8 +158,7 @@ class Link:
                 if turn * self._heartbeat_s >= _KEEPALIVE_S:
                     turn = 0
                     for websocket in [*self._parked, *self._streams]:
-                        with contextlib.suppress(ConnectionClosed):
-                            await websocket.ping()
+                        await _keep_alive(websocket)
 
     def _refused(self, status: int, body: bytes) -> None:
         sentence = body.decode(errors="replace").strip()[:200] or f"HTTP status {status}"
@@ -190,13 +190,16 @@ class Link:
 
     # --- endpoints -----------------------------------------------------------------------------
 
-    async def register(self, endpoint: Endpoint, *, serves: bool = False) -> None:
+    async def register(self, endpoint: Endpoint, holder: object, *, serves: bool = False) -> None:
         """Hold `endpoint` at the relay, now and after each reconnect.
 
         Parameters
         ----------
         endpoint : Endpoint
             What the payload listens at.
+        holder : object
+            For whom. The last one counts: a process that was started again may get the same port
+            before the end of the former one has been noticed.
         serves : bool
             It is the server that answers for the route of the lease.
 
@@ -207,6 +210,7 @@ class Link:
         """
         name = str(endpoint)
         settled = self._endpoints.setdefault(name, asyncio.get_event_loop().create_future())
+        self._holders[name] = holder
         if serves:
             self._serving.add(name)
         if self._control is not None:
@@ -214,9 +218,12 @@ class Link:
                 await self._control.send(self._registration(name))
         await asyncio.shield(settled)
 
-    async def unregister(self, endpoint: Endpoint) -> None:
-        """Give `endpoint` back."""
+    async def unregister(self, endpoint: Endpoint, holder: object) -> None:
+        """Give `endpoint` back, unless somebody else holds it by now."""
         name = str(endpoint)
+        if self._holders.get(name) is not holder:
+            return
+        del self._holders[name]
         settled = self._endpoints.pop(name, None)
         self._serving.discard(name)
         if settled is not None:
@@ -338,6 +345,14 @@ class Link:
     def _drop_all(self) -> None:
         for websocket in [*self._parked, *self._streams]:
             websocket.transport.abort()
+
+
+async def _keep_alive(websocket: ClientConnection) -> None:
+    # Where bytes wait to go out, a ping would wait behind them, for as long as a reader is stopped:
+    # so would the heartbeat, and the relay would take this agent for lost.
+    if websocket.transport.get_write_buffer_size() == 0:
+        with contextlib.suppress(ConnectionClosed):
+            await websocket.ping()
 
 
 async def _text(websocket: ClientConnection, timeout_s: float | None) -> str:

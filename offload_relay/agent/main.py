@@ -79,12 +79,12 @@ class _Job:
         await self._link.connected()
         config = self._config
         payload = Payload(_argv(config.payload), self._environment(), _report_file())
+        self._payload = payload  # before it starts: who ends the job meanwhile has to end it too
         try:
             await payload.start()
         except RelayError as error:
             self._end(Ended(EXIT_NO_PAYLOAD, error.message, error.hint))
             return
-        self._payload = payload
         log.info("payload started")
         words = await payload.wait()
         if self._draining:
@@ -94,7 +94,7 @@ class _Job:
     async def _watch(self) -> None:
         """End the job when its walltime is over, or when the relay stays away."""
         while True:
-            elapsed_s = time.monotonic() - self._started_s
+            elapsed_s = self._elapsed_s()
             phase = self._walltime.phase(elapsed_s)
             if phase is Phase.DRAIN and not self._draining and self._payload is not None:
                 log.info("the walltime is nearly over: asking the payload to finish")
@@ -128,6 +128,9 @@ class _Job:
         if not self._verdict.done():
             self._verdict.set_result(words)
 
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
@@ -137,7 +140,7 @@ class _Job:
             "OFFLOAD_DIAL": self._port.address,
             "OFFLOAD_DIAL_TOKEN": self._port.secret,
             "OFFLOAD_REPORT": str(_report_file()),
-            "OFFLOAD_ENDS_AT": str(int(time.time() + self._config.walltime_s)),
+            "OFFLOAD_ENDS_AT": str(int(time.time() + self._config.walltime_s - self._elapsed_s())),
         }
 
 

@@ -84,7 +84,8 @@ class Payload:
     def ask_to_finish(self) -> None:
         """Send SIGTERM to the program itself: it knows how to end what it has started."""
         if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and we do not know yet
+                self._process.send_signal(signal.SIGTERM)
 
     async def end(self, grace_s: float) -> None:
         """End the whole process tree: SIGTERM, and after `grace_s` seconds SIGKILL."""

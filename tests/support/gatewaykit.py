@@ -227,7 +227,7 @@ class InProcess:
         self.link = Link(config, {}, lambda reason: None)
         self._run = asyncio.create_task(self.link.run())
         port = self.server.sockets[0].getsockname()[1]
-        await self.link.register(Endpoint("127.0.0.1", net, port), serves=True)
+        await self.link.register(Endpoint("127.0.0.1", net, port), self, serves=True)
         return self
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,17 +1,23 @@
 """What must survive, and what must end: faults of relay, network, site and owner."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
+from offload_relay.agent import link as agent_link
+from offload_relay.agent.config import AgentConfig
 from offload_relay.agent.main import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_WALLTIME
+from offload_relay.listener import StreamServer
 from offload_relay.owner import Owner
-from tests.support.relaykit import ECHO
+from offload_relay.protocol import SILENT_BEATS, Endpoint
+from tests.support.relaykit import ECHO, FAST, endpoint
 from tests.support.waiting import eventually, scaled
 from tests.support.wire import Wire
 
@@ -78,6 +84,54 @@ async def test_a_stream_over_a_slow_link_is_slow_and_whole(kit):
         stream = await kit.connected(await agent.endpoint())
         data = os.urandom(500_000)
         assert await stream.echo(data) == data
+
+
+async def test_a_reader_that_has_stopped_costs_the_agent_nothing_but_that_stream(kit, monkeypatch):
+    monkeypatch.setattr(agent_link, "_KEEPALIVE_S", 0.0)  # pings with every heartbeat
+
+    async def flood(_reader, writer):
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    async def echo(reader, writer):
+        while data := await reader.read(100):
+            writer.write(data)
+
+    config = AgentConfig(kit.url, kit.token("agent"), "c7-1", "j1.local.c7", [], 600)
+    link = agent_link.Link(config, {}, lambda reason: pytest.fail(f"gone: {reason}"))
+    running = asyncio.create_task(link.run())
+    servers = [StreamServer(serve, limit=65536) for serve in (flood, echo)]
+    for server in servers:
+        await server.start(host="127.0.0.1", port=0)
+        await link.register(Endpoint("127.0.0.1", "j1.local.c7", server.port), server)
+    stopped, going = [await kit.connected(endpoint(port=server.port)) for server in servers]
+    [at_relay] = kit.relay.directory.agents()
+    began_s = time.monotonic()
+    while time.monotonic() - began_s < 3 * SILENT_BEATS * FAST.heartbeat_s:
+        assert await going.echo(b"still here") == b"still here"
+        assert at_relay.phase.value == "connected"
+        await asyncio.sleep(0.05)
+    stopped.close()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    for server in servers:
+        await server.stop()
+
+
+async def test_the_end_of_the_walltime_is_told_right_though_the_relay_was_waited_for(kit):
+    await kit.stop()
+    began_s = time.time()
+    payload = (
+        "import os, pathlib, time; pathlib.Path('at').write_text(os.environ['OFFLOAD_ENDS_AT'])"
+    )
+    agent = await kit.agent(payload=payload)
+    await eventually(lambda: time.time() - began_s > 3 and "relay:" in agent.log())
+    await kit.start()
+    assert await agent.wait() == 0
+    ends_at_s = int((agent.folder / "at").read_text())
+    assert ends_at_s - began_s < 600 + 2
 
 
 async def test_a_job_that_is_told_gone_ends_within_seconds_with_all_that_it_started(kit):

@@ -242,3 +242,32 @@ async def test_what_a_payload_sends_is_on_the_wire_as_it_is_since_masking_costs_
         assert await stream.echo(data) == data
     # On its way there a server's frame is never masked; on the way back an agent's frame has key 0.
     assert wire.seen.count(data) == 2
+
+
+# Registers one endpoint twice, as a process that was started again on the same port does, and lets
+# the first registration go only then. A second endpoint tells when the relay has heard all of it.
+TWICE = ECHO.replace(
+    "await reader.read()\n",
+    """
+    async def hold(name):
+        reader, writer = await asyncio.open_connection(host, int(agent))
+        writer.write(f"REGISTER {name} HTTP/1.1\\r\\nProxy-Authorization: Bearer "
+                     f"{os.environ['OFFLOAD_DIAL_TOKEN']}\\r\\n\\r\\n".encode())
+        assert b" 200 " in await reader.readline()
+        return writer
+    again = await hold(name)
+    writer.close()
+    await writer.wait_closed()
+    other = await hold(f"127.0.0.1.{os.environ['OFFLOAD_NET']}:9")
+    pathlib.Path("twice").touch()
+    await asyncio.sleep(600)
+""",
+)
+
+
+async def test_an_endpoint_that_is_held_anew_stays_when_its_former_holder_goes(kit):
+    agent = await kit.agent(payload=TWICE)
+    name = await agent.endpoint()
+    await eventually((agent.folder / "twice").exists, saying=agent.log())
+    stream = await kit.connected(name)
+    assert await stream.echo(b"still there") == b"still there"
