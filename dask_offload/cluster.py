@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib.util
 import logging
 import os
 import time
@@ -42,6 +43,8 @@ load_defaults()
 _CLOSE_S = 45.0
 _LONG_POLL_S = 30.0
 _SHOWN_S = 1.0
+# What Dask says if nobody has set anything else (distributed.yaml).
+_DASHBOARD_LINK = "{scheme}://{host}:{port}/status"
 
 
 class AdaptiveBounds:
@@ -451,6 +454,11 @@ class OffloadCluster(Cluster):
         """Link to Dask's dashboard; empty if there is none."""
         if self._dashboard_port is None:
             return ""
+        prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
+        usual = dask.config.get("distributed.dashboard.link") == _DASHBOARD_LINK
+        if prefix and usual and importlib.util.find_spec("jupyter_server_proxy"):
+            # A browser does not reach the address of a session, but the proxy inside it does.
+            return f"{prefix}proxy/{self._dashboard_port}/status"
         return str(format_dashboard_link("127.0.0.1", self._dashboard_port))
 
     def __repr__(self) -> str:
