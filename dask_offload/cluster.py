@@ -23,7 +23,7 @@ from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 from distributed.utils import Log, Logs, format_dashboard_link
 
-from dask_offload.comm import Reach
+from dask_offload.attach import security_of
 from dask_offload.config import load_defaults, setting
 from dask_offload.progress import Progress
 from dask_offload.request import make_request
@@ -191,7 +191,7 @@ class OffloadCluster(Cluster):
             await asyncio.to_thread(self._process.start, self._wanted_name, self._request)
         self._supervisor = await self._process.reach(quiet=self.quiet)
         hello = await self._supervisor.call("attach", pid=os.getpid())
-        self.security = _security(hello)
+        self.security = security_of(hello)
         self._dashboard_port = hello["dashboard_port"]
         self._take(hello["snapshot"])
         self.name = hello["name"]
@@ -519,17 +519,6 @@ def _whole(what: str, value: object) -> int:
     if not 0 <= number <= 100_000:
         raise OffloadError(f"{what} is {value!r}", "it has to be a whole number from 0 to 100000")
     return int(number)
-
-
-def _security(hello: dict[str, Any]) -> Security:
-    tls = hello["tls"]
-    return Security(
-        require_encryption=True,
-        tls_ca_file=tls["ca"],
-        tls_client_cert=tls["cert"],
-        tls_client_key=tls["key"],
-        extra_conn_args={"relay": Reach(**hello["reach"])},
-    )
 
 
 # As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.

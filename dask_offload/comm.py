@@ -98,6 +98,28 @@ def _current(connection_args: dict[str, Any]) -> Reach:
     )
 
 
+async def _own_cluster(address: str) -> dict[str, Any]:
+    """Return how to connect to a scheduler of this user's, for a client that knows only where it is.
+
+    Raises
+    ------
+    FatalCommClosedError
+        It is none of this user's, on this computer.
+    """
+    try:
+        from dask_offload.attach import connection_args_for
+    except ImportError:  # in a job: there everybody has a certificate
+        found = None
+    else:
+        found = await connection_args_for(RelayConnector.prefix + address)
+    if found is None:
+        raise FatalCommClosedError(
+            f"relay://{address} wants a certificate of its cluster, and no cluster of yours on this "
+            "computer has its scheduler there; use cluster.get_client()"
+        )
+    return found
+
+
 class RelayConnector(TLSConnector):
     """Connects to an endpoint, directly or through a dial port."""
 
@@ -113,11 +135,13 @@ class RelayConnector(TLSConnector):
         FatalCommClosedError
             The dial is refused, or the certificate is of another cluster; trying again is no use.
         """
-        reach = _current(connection_args)
         try:
             endpoint = Endpoint.parse(address)
         except RemoteProtocolError as error:
             raise FatalCommClosedError(f"relay://{address}: {error}") from error
+        if connection_args.get("ssl_context") is None:
+            connection_args = await _own_cluster(address)
+        reach = _current(connection_args)
         if in_scope(endpoint.net, reach.scope):
             inner = unparse_host_port(endpoint.ip, endpoint.port)
             comm = await BaseTCPConnector.connect(self, inner, deserialize, **connection_args)
