@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 # The programs beside this Python, whether or not the environment is activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -42,9 +43,20 @@ IMAGES = {
 STRICT = {"PYTHONASYNCIODEBUG": "1"}
 
 
-def run_pytest(session: nox.Session, *args: str) -> None:
+def run_pytest(session: nox.Session, *args: str, python: str = "python") -> None:
     # Debug mode of asyncio finds coroutines that were never awaited and callbacks that block.
-    session.run("python", "-m", "pytest", *args, *session.posargs, env={**os.environ, **STRICT})
+    command = (python, "-m", "pytest", *args, *session.posargs)
+    env = {**os.environ, **STRICT}
+    try:
+        session.run(*command, env=env, external=True)
+    except CommandFailed:
+        if not os.environ.get("CI"):
+            raise
+        # Its machines are shared and noisy. Both outputs stay: a test that needs this is looked at.
+        session.warn("CI gives what failed a second try")
+        session.run(
+            *command, "--last-failed", "--last-failed-no-failures=none", env=env, external=True
+        )
 
 
 @nox.session
@@ -106,8 +118,7 @@ def hub5(session: nox.Session) -> None:
         session.run(*pip, "--editable", ".", external=True)
         stamp.touch()
     python = str(place / "bin/python")
-    wanted = ["--require=hub", "-m", "hub", "tests", *session.posargs]
-    session.run(python, "-m", "pytest", *wanted, env={**os.environ, **STRICT}, external=True)
+    run_pytest(session, "--require=hub", "-m", "hub", "tests", python=python)
 
 
 @nox.session
