@@ -49,6 +49,7 @@ def who(ours):
 WANTED = [
     ("ingress", "relay", PUBLIC),
     ("job", "relay", PUBLIC),
+    ("job", "ingress", 443),
     ("hub", "relay", PUBLIC),
     ("service", "relay", PUBLIC),
     ("alice", "relay", DIAL),
