@@ -44,7 +44,7 @@ def connect(host: str, ssl_ca_cert: str, verify_ssl: bool | None) -> Any:
 
 
 def pod_settings(
-    resolved: Resolved, site: KubernetesSite, present: Mapping[str, Any]
+    resolved: Resolved, site: KubernetesSite, present: Mapping[str, Any], service_url: str = ""
 ) -> dict[str, Any]:
     """Return the traits of a KubeSpawner that make it start what was resolved.
 
@@ -56,7 +56,12 @@ def pod_settings(
         Where.
     present : mapping
         The traits as the administrator has configured them; what can be added to is added to.
+    service_url : str
+        The offload service as pods reach it; empty if there is none.
     """
+    ours = {"OFFLOAD_PROFILE": resolved.profile, "OFFLOAD_IMAGE": resolved.image.name}
+    if service_url:
+        ours["OFFLOAD_SERVICE_URL"] = service_url
     resources = resolved.resources
     settings: dict[str, Any] = {
         "image": resolved.image.docker,
@@ -64,7 +69,7 @@ def pod_settings(
         "cpu_limit": float(resources.cpus),
         "mem_guarantee": resources.memory_bytes,
         "mem_limit": resources.memory_bytes,
-        "environment": {**present["environment"], **resolved.environment},
+        "environment": {**ours, **present["environment"], **resolved.environment},
         "node_selector": {**present["node_selector"], **site.node_selector},
         "extra_pod_config": {
             **present["extra_pod_config"],

@@ -146,6 +146,15 @@ class InterLinkSpawner(KubeSpawner):
         `https://hub.example.org/services/offload`. Default: empty, sessions have none.
         """,
     )
+    pod_service_url = Unicode(
+        "",
+        config=True,
+        help="""
+        Base URL of the offload service as sessions of kind `kubernetes` reach it, in the cluster of
+        the hub: `http://proxy-public/services/offload`. The service has to see the pod's own address,
+        which an ingress hides. Default: empty, for that of `service_url`.
+        """,
+    )
     public_hub_connect_url = Unicode(
         "",
         config=True,
@@ -389,7 +398,8 @@ class InterLinkSpawner(KubeSpawner):
         present = {name: getattr(self, name) for name in names}
         for name in ("tolerations", "image_pull_secrets"):
             present[name] = list(self._sorted_dict_values(getattr(self, name)) or [])
-        for name, value in kube.pod_settings(resolved, model, present).items():
+        service_url = self.pod_service_url or self.service_url
+        for name, value in kube.pod_settings(resolved, model, present, service_url).items():
             setattr(self, name, value)
         return str(await super()._start())
 

@@ -6,7 +6,11 @@ import re
 import jupyterhub.services.auth
 import pytest
 import yaml
+from jupyterhub.app import JupyterHub
+from kubespawner import KubeSpawner
+from oauthenticator.generic import GenericOAuthenticator
 
+from interlink_spawner.spawner import InterLinkSpawner
 from offload_cli.main import cli
 from tests.docs import pages
 from tests.helm.conftest import OUR_CHART, ROOT, SITE_VALUES, VALUES, hub_values, merged
@@ -57,6 +61,18 @@ def test_relay_and_service_find_the_catalog_and_the_key_under_the_names_that_the
     assert key.rpartition("/")[2] in [one["path"] for one in items]
     [catalog] = [one for one in container(ours, "offload-service")["args"] if "--catalog" in one]
     assert catalog.rpartition("/")[2] in ours["ConfigMap", "offload-catalog"]["data"]
+
+
+def test_every_setting_of_the_hub_is_a_trait_of_its_class():
+    classes = [JupyterHub, KubeSpawner, InterLinkSpawner, GenericOAuthenticator]
+    traits = {one.__name__: set(one.class_trait_names(config=True)) for one in classes}
+    sections = hub_values(*VALUE_FILES)["hub"]["config"]
+    assert {
+        f"{section}.{name}"
+        for section, settings in sections.items()
+        for name in settings
+        if name not in traits[section]
+    } == set()
 
 
 def test_the_hub_finds_catalog_and_key_where_its_volumes_are():

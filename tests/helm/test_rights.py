@@ -102,8 +102,8 @@ async def lives(kit, backend, kubelet):
         third = (await backend.submit(SPEC, {"third-1": {}}))["third-1"]
         await until(backend, third, JobState.COMPLETED)
         # A submission that is cut off when its pod is there, and sent again.
-        broken = iter([500])
-        kit.fake.faults.append(lambda call: next(broken, None) if call.verb == "patch" else None)
+        broken, mark = iter([500]), ("patch", "configmaps")
+        kit.fake.faults.append(lambda call: next(broken, None) if call[:2] == mark else None)
         with pytest.raises(SiteUnavailableError):
             await backend.submit(SPEC, {"fourth-1": {}})
         await backend.submit(SPEC, {"fourth-1": {}})

@@ -53,7 +53,7 @@ def test_resources_image_and_walltime_are_the_profiles():
 
 def test_what_the_administrator_has_set_stays():
     settings = pod_settings(RESOLVED, SITE, PRESENT)
-    assert settings["environment"] == {"A": "hub", "B": "profile"}
+    assert {"A": "hub", "B": "profile"}.items() <= settings["environment"].items()
     assert settings["node_selector"] == {"pool": "users", "gpu": "yes"}
     assert settings["extra_pod_config"]["restartPolicy"] == "OnFailure"
     assert settings["image_pull_secrets"] == ["hub", "registry"]
@@ -70,3 +70,16 @@ def test_a_spawner_is_made_without_a_kubeconfig_and_kubespawner_is_as_before(mon
     with without_kubernetes():
         assert kubespawner.spawner.load_config(host="x") is None
     assert kubespawner.spawner.load_config is kept
+
+
+def test_a_notebook_in_a_pod_knows_its_profile_and_where_the_service_is():
+    url = "http://proxy-public/services/offload"
+    ours = {"OFFLOAD_PROFILE": "gpu", "OFFLOAD_IMAGE": "lab"}
+    assert ours.items() <= pod_settings(RESOLVED, SITE, PRESENT)["environment"].items()
+    found = pod_settings(RESOLVED, SITE, PRESENT, url)["environment"]
+    assert found["OFFLOAD_SERVICE_URL"] == url
+    mine = {**PRESENT, "environment": {"OFFLOAD_SERVICE_URL": "http://mine"}}
+    assert (
+        pod_settings(RESOLVED, SITE, mine, url)["environment"]["OFFLOAD_SERVICE_URL"]
+        == "http://mine"
+    )
