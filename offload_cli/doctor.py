@@ -24,6 +24,7 @@ from offload_sites.catalog import Catalog
 from offload_sites.errors import CatalogError, OffloadError
 from offload_sites.jobs import SiteState
 from offload_sites.resolve import image_reference
+from offload_sites.site_models import InterlinkSite
 
 __all__ = ["doctor"]
 
@@ -159,7 +160,7 @@ def _relay(url: str) -> _Finding:
 
 
 async def _sites(catalog: Catalog) -> AsyncIterator[_Finding]:
-    for name in catalog.sites:
+    for name, site in catalog.sites.items():
         try:
             async with open_sites(catalog, name) as sites:
                 health = await sites[name].health()
@@ -168,6 +169,19 @@ async def _sites(catalog: Catalog) -> AsyncIterator[_Finding]:
             continue
         good = health.state in (SiteState.UP, SiteState.FULL)
         yield _Finding(good, f"site {name}: {health.state.value}", health.reason)
+        if isinstance(site, InterlinkSite):
+            for finding in await _virtual_node(name, site):
+                yield finding
+
+
+async def _virtual_node(name: str, site: InterlinkSite) -> list[_Finding]:
+    from offload_sites.interlink.examine import examine
+
+    try:
+        found = await examine(name, site)
+    except OffloadError as error:
+        return [_Finding(False, f"site {name}: {error.message}", error.hint)]
+    return [_Finding(one.good, f"site {name}: {one.what}", one.advice) for one in found]
 
 
 async def _images(catalog: Catalog) -> AsyncIterator[_Finding]:

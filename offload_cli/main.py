@@ -9,6 +9,7 @@ import click
 from offload_cli.catalog import catalog
 from offload_cli.doctor import doctor
 from offload_cli.jobs import jobs
+from offload_cli.pod import pod
 from offload_cli.relay import relay
 from offload_cli.service import service
 from offload_relay.errors import RelayError
@@ -25,7 +26,7 @@ def cli() -> None:
     """Run Dask workers and JupyterLab sessions on machines that can only dial out."""
 
 
-for command in (catalog, doctor, jobs, relay, service):
+for command in (catalog, doctor, jobs, pod, relay, service):
     cli.add_command(command)
 
 

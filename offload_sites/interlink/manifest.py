@@ -44,7 +44,7 @@ def check_spec(name: str, site: InterlinkSite, spec: JobSpec) -> None:
             f"give the image `{site.image_form}` in the catalog",
         )
     problems = [
-        *too_large(site, spec),
+        *too_large(site, spec.resources, spec.walltime),
         *plugins.unfit(site, spec.resources, spec.walltime, image),
     ]
     for problem in problems:

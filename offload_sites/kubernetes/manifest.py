@@ -93,7 +93,7 @@ def check_spec(name: str, site: PodSite, spec: JobSpec) -> None:
     JobRejectedError
         What was asked, and what the limit is.
     """
-    for problem in too_large(site, spec):
+    for problem in too_large(site, spec.resources, spec.walltime):
         raise JobRejectedError(f"site {name!r} refused the job: {problem}")
     if spec.image is None or not spec.image.docker:
         wanted = f"image {spec.image.name!r}" if spec.image else "a job without an image"
@@ -103,9 +103,9 @@ def check_spec(name: str, site: PodSite, spec: JobSpec) -> None:
         )
 
 
-def too_large(site: PodSite, spec: JobSpec) -> Iterator[str]:
-    """Yield what `spec` asks for that no node of `site` has."""
-    asked, node = spec.resources, site.node
+def too_large(site: PodSite, asked: Resources, walltime: timedelta) -> Iterator[str]:
+    """Yield what is asked for that no node of `site` has."""
+    node = site.node
     if node and asked.cpus > node.cpus:
         yield f"it asks for {asked.cpus} CPUs, and a node has {node.cpus}"
     if node and asked.memory_bytes > node.memory:
@@ -115,9 +115,9 @@ def too_large(site: PodSite, spec: JobSpec) -> Iterator[str]:
         )
     if node and asked.gpus > node.gpus:
         yield f"it asks for {asked.gpus} GPUs, and a node has {node.gpus}"
-    if spec.walltime > site.max_walltime:
+    if walltime > site.max_walltime:
         yield (
-            f"it asks for {render_duration(spec.walltime)}, and a job may run for "
+            f"it asks for {render_duration(walltime)}, and a job may run for "
             f"{render_duration(site.max_walltime)}"
         )
 

@@ -19,6 +19,7 @@ from typing import Any
 from offload_sites.kubernetes.client import ApiError
 from tests.services.kubernetes.api import FakeApi
 from tests.services.kubernetes.client import Client
+from tests.services.kubernetes.jobs import run_jobs
 from tests.services.kubernetes.kubelet import Kubelet
 from tests.services.kubernetes.scheduler import schedule
 from tests.support.waiting import eventually
@@ -60,8 +61,16 @@ class KubeKit:
         await self.client.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
         self._stack.push_async_callback(self._remove_namespace)
         if self.fake:
-            scheduler = asyncio.create_task(schedule(self.client))
-            self._stack.push_async_callback(_cancel, scheduler)
+            self._run(schedule)
+
+    def with_jobs(self) -> None:
+        """See to it that jobs (batch/v1) get their pods."""
+        if self.fake:
+            self._run(run_jobs)
+
+    def _run(self, controller: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.create_task(controller(self.client))
+        self._stack.push_async_callback(_cancel, task)
 
     async def _use_cluster(self, given: str) -> None:
         import yaml
