@@ -159,7 +159,7 @@ class KubeApi:
         if error.status == 403:
             return NotAuthorizedError(
                 f"site {site!r} does not allow {doing}: {said}",
-                "its administrator has to grant it (docs/howto/kubernetes.md lists what is needed)",
+                "its administrator has to grant it (docs/howto/virtual-nodes.md lists the rights)",
             )
         if error.status in {400, 404, 422}:
             return JobRejectedError(f"site {site!r} refused {doing}: {said}")

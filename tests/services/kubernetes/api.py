@@ -207,6 +207,8 @@ class FakeApi:
         path = request.path.strip("/")
         if path == "version":
             return web.json_response({"major": "1", "minor": "36", "gitVersion": "v1.36.1"})
+        if path in ("api", "apis") or any(path == one.group for one in RESOURCES.values()):
+            return web.json_response(_discovery(path))
         resource, namespace, name, sub = self._parse(path)
         verb = _verb(request, name)
         call = Call(verb, f"{resource.plural}/{sub}" if sub else resource.plural, name)
@@ -573,6 +575,28 @@ class FakeApi:
 def now(later_s: int = 0) -> str:
     moment = datetime.fromtimestamp(datetime.now(UTC).timestamp() + later_s, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _discovery(path: str) -> dict[str, Any]:
+    """Return what kubectl asks first: which groups and kinds there are."""
+    if path == "api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    if path == "apis":
+        names = sorted({_api_version(one) for one in RESOURCES.values()} - {"v1"})
+        versions = [{"groupVersion": name, "version": name.split("/")[1]} for name in names]
+        groups = [
+            {"name": one["groupVersion"].split("/")[0], "versions": [one], "preferredVersion": one}
+            for one in versions
+        ]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+    verbs = ["create", "delete", "get", "list", "patch", "update", "watch"]
+    resources = [
+        {"name": one.plural, "kind": one.kind, "namespaced": one.namespaced, "verbs": verbs}
+        for one in RESOURCES.values()
+        if one.group == path
+    ]
+    version = path.removeprefix("apis/").removeprefix("api/")
+    return {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
 
 
 def _api_version(resource: Resource) -> str:
