@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -30,7 +31,7 @@ PACKAGES = [
 # What must run on Python 3.9 in any image.
 AGENT = [
     "offload_relay/agent",
-    *(f"offload_relay/{name}.py" for name in ("errors", "listener", "protocol", "splice")),
+    *(f"offload_relay/{name}.py" for name in ("errors", "heads", "listener", "protocol", "splice")),
     "interlink_spawner/session_payload.py",
 ]
 # The images, and the extras of pyproject.toml that each of them holds; none: nothing of this project.
@@ -165,7 +166,7 @@ def helm(session: nox.Session) -> None:
 @nox.session
 def wheel(session: nox.Session) -> None:
     """Build the wheel, install it alone, and run tests with the sources out of reach."""
-    dist = Path(session.create_tmp(), "dist")
+    dist = Path(session.create_tmp(), "dist").resolve()
     shutil.rmtree(dist, ignore_errors=True)
     session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(dist), ".")
     [built] = dist.glob("*.whl")
@@ -183,7 +184,11 @@ def wheel(session: nox.Session) -> None:
     shutil.copy("pyproject.toml", room)
     session.chdir(str(room))
     wanted = ["tests/unit", "tests/integration/dask/test_cluster.py"]
-    session.run(python, "-P", "-m", "pytest", "-q", *wanted, *session.posargs, external=True)
+    # Not in nox's own folder for temporary files: the paths of sockets have to be short.
+    env = {"TMPDIR": tempfile.gettempdir()}
+    session.run(
+        *(python, "-P", "-m", "pytest", "-q", *wanted, *session.posargs), env=env, external=True
+    )
 
 
 @nox.session

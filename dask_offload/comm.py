@@ -31,14 +31,8 @@ from distributed.comm.tcp import (
 from tornado.iostream import IOStream, StreamClosedError
 
 from offload_relay.errors import RelayError, RemoteProtocolError
-from offload_relay.protocol import (
-    HUB_NET,
-    LIMITS,
-    Endpoint,
-    in_scope,
-    parse_response_head,
-    render_request_head,
-)
+from offload_relay.heads import parse_response_head, render_request_head
+from offload_relay.protocol import HUB_NET, LIMITS, Endpoint, in_scope
 
 __all__ = ["Reach", "RelayBackend", "RelayConnector", "RelayListener", "set_reach"]
 

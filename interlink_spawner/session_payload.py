@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from offload_relay.protocol import render_request_head
+from offload_relay.heads import render_request_head
 
 __all__ = ["main"]
 

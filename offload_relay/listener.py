@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Any, Callable
 
-from offload_relay.protocol import RequestHead, parse_request_head
+from offload_relay.heads import RequestHead, parse_request_head
 
 __all__ = ["StreamServer", "read_head"]
 

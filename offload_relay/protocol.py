@@ -1,4 +1,4 @@
-"""The relay protocol without I/O: names, messages, close codes, limits, and the dial handshake.
+"""The relay protocol without I/O: names, messages, close codes and limits.
 
 The agent carries this file into any image: standard library only, Python 3.9.
 
@@ -53,8 +53,6 @@ __all__ = [
     "Refused",
     "Register",
     "Registered",
-    "RequestHead",
-    "ResponseHead",
     "Unknown",
     "Unregister",
     "Want",
@@ -63,10 +61,7 @@ __all__ = [
     "encode",
     "in_scope",
     "parse_message",
-    "parse_request_head",
-    "parse_response_head",
-    "render_request_head",
-    "render_response_head",
+    "short",
 ]
 
 VERSION = 1
@@ -171,9 +166,7 @@ def check_net(net: str) -> str:
         It is anything else.
     """
     if not _NET.fullmatch(net):
-        raise RemoteProtocolError(
-            f"{_short(net)} is not the name of a net (such as 'j1.naples.c7')"
-        )
+        raise RemoteProtocolError(f"{short(net)} is not the name of a net (such as 'j1.naples.c7')")
     return net
 
 
@@ -214,19 +207,20 @@ class Endpoint:
         match = _ENDPOINT.fullmatch(text) if len(text) <= 256 else None
         if match is None:
             raise RemoteProtocolError(
-                f"{_short(text)} is not an endpoint (such as '10.0.0.7.j1.naples.c7:40001')"
+                f"{short(text)} is not an endpoint (such as '10.0.0.7.j1.naples.c7:40001')"
             )
         try:
             ip = str(ipaddress.IPv4Address(match["ip"]))
         except ValueError as error:
-            raise RemoteProtocolError(f"{_short(match['ip'])} is not an IPv4 address") from error
+            raise RemoteProtocolError(f"{short(match['ip'])} is not an IPv4 address") from error
         port = int(match["port"])
         if port > 65535:
             raise RemoteProtocolError(f"port {port} is above 65535")
         return cls(ip, check_net(match["net"]), port)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return `value` as it may be quoted in a message: in at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -444,10 +438,10 @@ def parse_message(text: str, *, limit: int = LIMITS.control_bytes) -> Control:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"a message that is no JSON: {_short(text)}") from error
+        raise RemoteProtocolError(f"a message that is no JSON: {short(text)}") from error
     name = value.get("type") if isinstance(value, dict) else None
     if not isinstance(name, str):
-        raise RemoteProtocolError(f"a message without a type: {_short(text)}")
+        raise RemoteProtocolError(f"a message without a type: {short(text)}")
     kind = _MESSAGES.get(name)
     if kind is None:
         return Unknown(name[:40])
@@ -470,116 +464,5 @@ def _field(name: str, field: dataclasses.Field[Any], value: Mapping[str, object]
         inner = str if field.type == "list[str]" else dict
         good = all(isinstance(item, inner) for item in found)
     if not good:
-        raise RemoteProtocolError(f"message {name!r}: {field.name} is {_short(found)}")
+        raise RemoteProtocolError(f"message {name!r}: {field.name} is {short(found)}")
     return found
-
-
-# --- the dial handshake ------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class RequestHead:
-    """The head of a request on a dial port; header names are lower case."""
-
-    method: str
-    target: str
-    headers: dict[str, str]
-
-    @property
-    def bearer(self) -> str:
-        """The token of `Proxy-Authorization: Bearer …`; empty if there is none."""
-        scheme, _, token = self.headers.get("proxy-authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ResponseHead:
-    """The head of the answer: `status` (200 means that bytes follow) and its reason."""
-
-    status: int
-    reason: str
-
-
-_REQUEST = re.compile(r"(?P<method>[A-Z]{1,16}) (?P<target>[!-~]{1,512}) HTTP/1\.[01]")
-_STATUS = re.compile(r"HTTP/1[.][01] (?P<status>[0-9]{3})(?: (?P<reason>[ -~]*))?")
-_HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*(?P<value>[ -~\t]*)")
-
-
-def render_request_head(
-    method: str, target: str, token: str = "", *, serves: bool = False
-) -> bytes:
-    """Return the head that asks a dial port for `method` (CONNECT, REGISTER, GET) on `target`.
-
-    `serves` marks the REGISTER of the server of a session.
-    """
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {target}"]
-    if serves:
-        lines.append(f"{SERVES_HEADER}: yes")
-    if token:
-        lines.append(f"Proxy-Authorization: Bearer {token}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
-
-
-def render_response_head(status: int, reason: str) -> bytes:
-    """Return the head that answers on a dial port; `reason` is a sentence for the log."""
-    plain = re.sub(r"[^ -~]", "?", reason)[:400]
-    return f"HTTP/1.1 {status} {plain}\r\n\r\n".encode("ascii")
-
-
-def parse_request_head(
-    data: bytes, *, limit: int = LIMITS.head_bytes
-) -> tuple[RequestHead, bytes] | None:
-    """Return the head at the start of `data` and the bytes after it; None if more must be read.
-
-    Raises
-    ------
-    RemoteProtocolError
-        Not HTTP, or a head of more than `limit` bytes.
-    """
-    split = _split_head(data, limit)
-    if split is None:
-        return None
-    lines, rest = split
-    match = _REQUEST.fullmatch(lines[0])
-    if match is None:
-        raise RemoteProtocolError(f"{_short(lines[0])} is not an HTTP request line")
-    return RequestHead(match["method"], match["target"], _headers(lines[1:])), rest
-
-
-def parse_response_head(
-    data: bytes, *, limit: int = LIMITS.head_bytes
-) -> tuple[ResponseHead, bytes] | None:
-    """Return the head at the start of `data` and the bytes after it; None if more must be read.
-
-    Raises
-    ------
-    RemoteProtocolError
-        Not HTTP, or a head of more than `limit` bytes.
-    """
-    split = _split_head(data, limit)
-    if split is None:
-        return None
-    lines, rest = split
-    match = _STATUS.fullmatch(lines[0])
-    if match is None:
-        raise RemoteProtocolError(f"{_short(lines[0])} is not an HTTP status line")
-    return ResponseHead(int(match["status"]), match["reason"] or ""), rest
-
-
-def _split_head(data: bytes, limit: int) -> tuple[list[str], bytes] | None:
-    end = data.find(b"\r\n\r\n", 0, limit)
-    if end < 0:
-        if len(data) >= limit:
-            raise RemoteProtocolError(f"an HTTP head of more than {limit} bytes")
-        return None
-    return data[:end].decode("latin-1").split("\r\n"), data[end + 4 :]
-
-
-def _headers(lines: list[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for line in lines:
-        match = _HEADER.fullmatch(line)
-        if match is None:
-            raise RemoteProtocolError(f"{_short(line)} is not an HTTP header")
-        headers[match["name"].lower()] = match["value"].strip()
-    return headers

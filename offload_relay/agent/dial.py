@@ -14,13 +14,9 @@ import secrets
 
 from offload_relay.agent.link import Link
 from offload_relay.errors import RelayError, RemoteProtocolError
+from offload_relay.heads import render_response_head
 from offload_relay.listener import StreamServer, read_head
-from offload_relay.protocol import (
-    LIMITS,
-    SERVES_HEADER,
-    Endpoint,
-    render_response_head,
-)
+from offload_relay.protocol import LIMITS, SERVES_HEADER, Endpoint
 from offload_relay.splice import TcpSide, WebSocketSide, splice
 
 __all__ = ["LoopbackPort"]

@@ -9,14 +9,10 @@ import socket
 from typing import TYPE_CHECKING, Any, Self
 
 from offload_relay.errors import LeaseError, RemoteProtocolError
+from offload_relay.heads import RequestHead, render_response_head
 from offload_relay.lease import Lease, may_dial
 from offload_relay.listener import StreamServer, read_head
-from offload_relay.protocol import (
-    CloseCode,
-    Endpoint,
-    RequestHead,
-    render_response_head,
-)
+from offload_relay.protocol import CloseCode, Endpoint
 from offload_relay.server.endpoints import RefusedError
 from offload_relay.splice import TcpSide
 

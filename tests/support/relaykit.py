@@ -12,13 +12,9 @@ from pathlib import Path
 
 from offload_relay.agent.config import AgentConfig
 from offload_relay.bundle import write_agent
+from offload_relay.heads import parse_response_head, render_request_head
 from offload_relay.lease import Lease, new_key, sign
-from offload_relay.protocol import (
-    Endpoint,
-    Limits,
-    parse_response_head,
-    render_request_head,
-)
+from offload_relay.protocol import Endpoint, Limits
 from offload_relay.server import Relay, RelaySettings
 from offload_relay.server.gateway_limits import GatewayLimits
 from tests.support.waiting import eventually, scaled

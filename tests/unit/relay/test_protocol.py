@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload_relay import protocol
+from offload_relay import heads, protocol
 from offload_relay.errors import RemoteProtocolError
 from offload_relay.protocol import Endpoint, encode, in_scope, parse_message
 
@@ -134,24 +134,24 @@ def test_a_message_over_the_limit_is_refused_before_it_is_parsed():
 
 
 def test_a_request_head_is_found_however_it_is_cut():
-    data = protocol.render_request_head("CONNECT", "10.0.0.7.j1.c7:4", "tok.en") + b"\x16\x03tls"
+    data = heads.render_request_head("CONNECT", "10.0.0.7.j1.c7:4", "tok.en") + b"\x16\x03tls"
     for cut in range(data.index(b"\r\n\r\n") + 4):
-        assert protocol.parse_request_head(data[:cut]) is None
-    head, rest = protocol.parse_request_head(data)
+        assert heads.parse_request_head(data[:cut]) is None
+    head, rest = heads.parse_request_head(data)
     assert (head.method, head.target, head.bearer) == ("CONNECT", "10.0.0.7.j1.c7:4", "tok.en")
     assert rest == b"\x16\x03tls"
 
 
 def test_an_answer_never_breaks_into_two_lines():
-    rendered = protocol.render_response_head(504, "nobody\r\nX-Evil: 1\u2028 there")
-    head, rest = protocol.parse_response_head(rendered)
+    rendered = heads.render_response_head(504, "nobody\r\nX-Evil: 1\u2028 there")
+    head, rest = heads.parse_response_head(rendered)
     assert (head.status, rest) == (504, b"")
     assert "\r" not in head.reason
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_head_or_incomplete_or_a_protocol_error(data):
-    for parse in (protocol.parse_request_head, protocol.parse_response_head):
+    for parse in (heads.parse_request_head, heads.parse_response_head):
         try:
             parse(data)
         except RemoteProtocolError:
@@ -160,7 +160,7 @@ def test_any_bytes_are_a_head_or_incomplete_or_a_protocol_error(data):
 
 def test_a_head_that_does_not_end_is_refused_at_the_limit():
     with pytest.raises(RemoteProtocolError, match="more than 8192"):
-        protocol.parse_request_head(b"CONNECT x HTTP/1.1\r\nA: " + b"a" * 9000)
+        heads.parse_request_head(b"CONNECT x HTTP/1.1\r\nA: " + b"a" * 9000)
 
 
 @pytest.mark.parametrize("code", list(protocol.CloseCode))
