@@ -17,6 +17,7 @@ FROM_THE_CHART = "pycurl"
 CONFIG = """
 c.JupyterHub.spawner_class = "interlink_spawner.spawner.InterLinkSpawner"
 c.JupyterHub.authenticator_class = "generic-oauth"
+c.GenericOAuthenticator.manage_groups = True
 c.GenericOAuthenticator.admin_users = {"smoke"}
 c.JupyterHub.db_url = "sqlite:///hub.sqlite"
 """
@@ -31,15 +32,16 @@ assert issubclass(InterLinkSpawner, KubeSpawner)
 def main():
     run("-c", IMPORTS)
     run("-m", "pip", "check")
-    run("-m", "jupyterhub_idle_culler", "--version")
+    run("-m", "jupyterhub_idle_culler", "--help", stdout=subprocess.DEVNULL)
+    # The chart's image has the folder that the chart mounts its configuration into.
     in_image = PARTS.is_dir()
     if in_image or importlib.util.find_spec(FROM_THE_CHART):
         run("-c", f"import {FROM_THE_CHART}")
-    parts = PARTS if in_image else Path(__file__).parents[2] / "jupyterhub_config"
-    for part in sorted(parts.glob("*.py")):
-        compile(part.read_text(), part.name, "exec")
+    parts = PARTS if in_image else Path(__file__).with_name(PARTS.name)
+    lines = [f"load_subconfig({str(part)!r})" for part in sorted(parts.glob("*.py"))]
+    assert lines, f"there is no configuration in {parts}"
     with tempfile.TemporaryDirectory() as room:
-        Path(room, "jupyterhub_config.py").write_text(CONFIG)
+        Path(room, "jupyterhub_config.py").write_text(CONFIG + "\n".join(lines))
         token = run("-m", "jupyterhub", "token", "smoke", cwd=room, stdout=subprocess.PIPE)
         assert len(token.strip()) == 32, token
     release = run("-m", "jupyterhub", "--version", stdout=subprocess.PIPE).strip()

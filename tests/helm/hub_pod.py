@@ -7,7 +7,7 @@ from pathlib import Path
 POD_FOLDER = "/usr/local/etc/jupyterhub"
 
 
-def lay_out(chart, folder, config_parts=None):
+def lay_out(chart, folder, config_parts):
     """Write the rendered configuration of the hub below `folder`, and return it.
 
     Parameters
@@ -16,7 +16,7 @@ def lay_out(chart, folder, config_parts=None):
         The chart of the hub.
     folder : Path
         Stands for `POD_FOLDER`, whose name is replaced in all files.
-    config_parts : Path or None
+    config_parts : Path
         Folder of the image that becomes `jupyterhub_config.d`.
     """
     for name, text in chart["ConfigMap", "hub"]["data"].items():
@@ -32,8 +32,7 @@ def lay_out(chart, folder, config_parts=None):
         _write(folder / "secret" / name, base64.b64decode(encoded))
     for name, text in secret.get("stringData", {}).items():
         _write(folder / "secret" / name, text.encode())
-    if config_parts:
-        shutil.copytree(config_parts, folder / "jupyterhub_config.d")
+    shutil.copytree(config_parts, folder / "jupyterhub_config.d", dirs_exist_ok=True)
     return folder
 
 

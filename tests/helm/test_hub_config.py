@@ -13,13 +13,12 @@ from tests.helm.hub_pod import environment, lay_out
 
 pytestmark = pytest.mark.helm
 
-CONFIG_PARTS = ROOT / "jupyterhub_config"
+CONFIG_PARTS = ROOT / "images/hub/jupyterhub_config.d"
 
 
 @pytest.fixture(scope="module")
 def loaded(hub, tmp_path_factory):
-    parts = CONFIG_PARTS if CONFIG_PARTS.is_dir() else None
-    folder = lay_out(hub, tmp_path_factory.mktemp("pod"), parts)
+    folder = lay_out(hub, tmp_path_factory.mktemp("pod"), CONFIG_PARTS)
     script = Path(__file__).with_name("load_config.py")
     ended = subprocess.run(
         [sys.executable, str(script), str(folder)],
@@ -66,3 +65,10 @@ def test_volumes_are_one_for_each_user_and_cvmfs_is_in_sessions(loaded):
     assert spawner["storage_capacity"] == "10Gi"
     assert spawner["volume_mounts"]["cvmfs"]["mountPropagation"] == "HostToContainer"
     assert spawner.get("init_containers", []) == []
+
+
+def test_pages_handlers_and_groups_come_from_the_image(loaded):
+    config = loaded["config"]
+    assert config["JupyterHub"]["template_paths"][-1].endswith("interlink_spawner/templates")
+    assert config["JupyterHub"]["extra_handlers"]
+    assert "iam_groups" in config["GenericOAuthenticator"]["auth_state_groups_key"]

@@ -118,7 +118,7 @@ class ChartHub(HubKit):
         """Do nothing: the relay's pods have it."""
 
     def write_config(self):
-        lay_out(self.chart, self.place, ROOT / "jupyterhub_config")
+        lay_out(self.chart, self.place, ROOT / "images/hub/jupyterhub_config.d")
         (self.place / "config" / "hub").write_text("localhost")
         (self.place / "config" / "proxy-api").write_text("127.0.0.1")
         file = self.place / "jupyterhub_config.py"
