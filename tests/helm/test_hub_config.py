@@ -63,6 +63,7 @@ def test_volumes_are_one_for_each_user_and_cvmfs_is_in_sessions(loaded):
     spawner = loaded["config"]["KubeSpawner"]
     assert spawner["pvc_name_template"] == "claim-{username}"
     assert spawner["storage_capacity"] == "10Gi"
+    assert spawner["delete_pvc"] is False
     assert spawner["volume_mounts"]["cvmfs"]["mountPropagation"] == "HostToContainer"
     assert spawner.get("init_containers", []) == []
 

@@ -51,6 +51,8 @@ WANTED = [
     ("job", "relay", PUBLIC),
     ("job", "ingress", 443),
     ("hub", "relay", PUBLIC),
+    ("hub", "ingress", 443),
+    ("service", "ingress", 443),
     ("service", "relay", PUBLIC),
     ("alice", "relay", DIAL),
     ("service", "relay", DIAL),

@@ -222,7 +222,7 @@ def test_the_ledger_is_a_volume_that_outlives_the_release_or_a_database(helm, ou
     kept = ours["PersistentVolumeClaim", "offload-service"]["metadata"]["annotations"]
     assert kept == {"helm.sh/resource-policy": "keep"}
     ledger = {
-        "url": "postgresql+psycopg://offload@postgres/offload",
+        "url": "postgresql://offload@postgres/offload",
         "passwordSecret": {"name": "offload-ledger"},
     }
     chart = helm(OUR_CHART, merged(SITE_VALUES, {"service": {"ledger": ledger}}))
