@@ -26,7 +26,7 @@ $(STAMP): requirements/dev.txt pyproject.toml hatch_build.py
 
 # The hub's proxy is a Node.js program. Node.js itself came with the Python packages.
 $(PROXY): package-lock.json package.json $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-progress
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --loglevel=error --no-progress
 	@touch $@
 
 demo: $(STAMP) ## Analyse real data on workers of this computer. CHECK=1: check the result, ask nothing.

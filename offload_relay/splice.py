@@ -14,6 +14,10 @@ from offload_relay.protocol import LIMITS
 __all__ = ["TcpSide", "WebSocketSide", "splice"]
 
 
+# A person may stop a download for a while.
+_FLUSH_S = 600.0
+
+
 class Side(Protocol):
     """One end of a splice."""
 
@@ -22,6 +26,9 @@ class Side(Protocol):
 
     async def send(self, chunk: bytes) -> None:
         """Send, waiting while the other end is slow. Raises OSError if it is gone."""
+
+    async def flush(self) -> None:
+        """Wait until all that was sent is on its way; returns if the end is gone. Never raises."""
 
     async def close(self) -> None:
         """Close; never raises."""
@@ -52,6 +59,9 @@ class TcpSide:
         self._writer.write(chunk)
         await self._writer.drain()
 
+    async def flush(self) -> None:
+        """Do nothing: closing loses nothing."""
+
     async def close(self) -> None:
         """Close; what is still unsent goes out in the background."""
         self._writer.close()
@@ -80,6 +90,18 @@ class WebSocketSide:
         except ConnectionClosed as error:
             raise ConnectionResetError from error
 
+    async def flush(self) -> None:
+        """Wait until nothing is unsent, for as long as a reader may pause.
+
+        `close` waits a few seconds only, for the other side's answer, and then drops what is left.
+        """
+        try:
+            # With a limit of zero `drain` waits for the last byte.
+            self._websocket.transport.set_write_buffer_limits(high=0)
+            await asyncio.wait_for(self._websocket.drain(), _FLUSH_S)
+        except (OSError, asyncio.TimeoutError):
+            return
+
     async def close(self) -> None:
         """Close with the normal code."""
         await self._websocket.close()
@@ -99,8 +121,9 @@ async def splice(
 
     Notes
     -----
-    An end of one direction ends both: TLS, HTTP and Dask never use half-closed connections.
-    Cancelling is safe; both sides are closed.
+    An end of one direction ends both: TLS, HTTP and Dask never use half-closed connections. What was
+    sent before reaches a reader that is slow or pauses; cancelling does not wait for that. Cancelling
+    is safe; both sides are closed.
     """
 
     async def to_right() -> None:
@@ -115,6 +138,7 @@ async def splice(
 
     try:
         await _first_of(to_right(), to_left())
+        await asyncio.gather(left.flush(), right.flush())
     finally:
         await left.close()
         await right.close()

@@ -185,7 +185,7 @@ async def test_a_certificate_of_another_cluster_is_refused_at_once(route):
 
 async def test_without_a_certificate_there_is_no_comm(route):
     listener = await listening(route)
-    with pytest.raises(TypeError, match="ssl_context"):
+    with pytest.raises(FatalCommClosedError, match="wants a certificate of its cluster"):
         await connect(
             listener.contact_address,
             timeout=scaled(5),

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,36 @@ async def test_an_endpoint_that_is_held_anew_stays_when_its_former_holder_goes(k
     await eventually((agent.folder / "twice").exists, saying=agent.log())
     stream = await kit.connected(name)
     assert await stream.echo(b"still there") == b"still there"
+
+
+# Sends as many bytes as it is asked for, and closes at once.
+SENDS = ECHO.replace(
+    """    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+""",
+    """    writer.write(bytes(int(await reader.readexactly(8))))
+    await writer.drain()
+""",
+)
+
+
+async def test_what_was_sent_before_the_end_reaches_a_reader_that_pauses(kit):
+    agent = await kit.agent(payload=SENDS)
+    name = await agent.endpoint()
+
+    async def lost(size):
+        """Return how many of `size` bytes are missing if the reader pauses before it reads."""
+        stream = await kit.connected(name)
+        stream.writer.write(b"%8d" % size)
+        # Longer than a WebSocket waits for the other side's word when it closes (5 s at most).
+        began_s = time.monotonic()
+        await eventually(lambda: time.monotonic() - began_s > 7)
+        got = 0
+        while data := await asyncio.wait_for(stream.reader.read(2**20), scaled(60)):
+            got += len(data)
+        return size - got
+
+    # What the system's own buffers hold is not known: of many sizes some end in ours.
+    sizes = [250_000 * number for number in range(4, 60)]
+    assert await asyncio.gather(*map(lost, sizes)) == [0] * len(sizes)
