@@ -32,7 +32,7 @@ PACKAGES = [
 AGENT = [
     "offload_relay/agent",
     *(f"offload_relay/{name}.py" for name in ("errors", "heads", "listener", "protocol", "splice")),
-    "interlink_spawner/session_payload.py",
+    *(f"interlink_spawner/session_{name}.py" for name in ("image", "node", "payload")),
 ]
 # The images, and the extras of pyproject.toml that each of them holds; none: nothing of this project.
 IMAGES = {

@@ -14,6 +14,7 @@ from typing import Any
 from interlink_spawner.progress import Fact, Moment, Row, facts_of, rows_of
 from interlink_spawner.session import Session, Stage, load_session
 from interlink_spawner.wording import END_TAGS, Tag, resources_text
+from offload_relay.protocol import EXIT_WALLTIME
 from offload_sites.errors import (
     JobRejectedError,
     NotAuthorizedError,
@@ -227,7 +228,7 @@ def ended_start(session: Session, limit_text: str, now: datetime) -> End:
 def ended_job(session: Session, now: datetime) -> End:
     """Return the end of a session whose job ended, before or after its server was ready."""
     status, agent = session.status, session.agent
-    state = status.state if status.state.ended else _of_agent(session)
+    state = _state(session)
     reason = agent.ended or status.reason or "its job ended, and the site does not say why"
     ran = _used(session, now)
     if session.ready:
@@ -269,7 +270,11 @@ _DEFAULT = {
 }
 
 
-def _of_agent(session: Session) -> JobState:
+def _state(session: Session) -> JobState:
+    if session.agent.exit_code == EXIT_WALLTIME:
+        return JobState.TIMED_OUT  # it ended itself before its site did, which saw an exit code
+    if session.status.state.ended:
+        return session.status.state
     return JobState.COMPLETED if session.agent.exit_code == 0 else JobState.FAILED
 
 

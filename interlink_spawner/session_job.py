@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from interlink_spawner.session_image import LAB_FILES
 from offload_relay.access import RelayAccess, site_label, user_label
 from offload_relay.agent.config import AgentConfig
 from offload_relay.bundle import write_agent
@@ -34,7 +35,12 @@ SESSION_CONFIG = "session.json"
 
 # A server needs a few seconds to end its kernels; the user has been warned minutes before.
 _DRAIN_S = 20.0
-_TRAVELS = ("session_payload.py",)
+_TRAVELS = (
+    "session_image.py",
+    "session_node.py",
+    "session_payload.py",
+    *(f"labextension/{name}" for name in LAB_FILES),
+)
 
 
 @dataclass(frozen=True)

@@ -6,44 +6,41 @@ Travels in the agent's archive: standard library and the relay's protocol, Pytho
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
-import shutil
 import signal
-import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from offload_relay.heads import render_request_head
+from interlink_spawner.session_image import (
+    check_lab,
+    find_server,
+    write_lab_extension,
+    write_lab_settings,
+)
+from interlink_spawner.session_node import (
+    UnfitError,
+    held_port,
+    listens,
+    register,
+    wait_for_hub,
+)
+from offload_relay.protocol import EXIT_WALLTIME
 
 __all__ = ["main"]
 
 log = logging.getLogger("offload-session")
 
 _EX_CONFIG = 78
-_TICK_S = 0.1
+_TICK_S = 0.05
 # An image on a cold network file system takes minutes to import JupyterLab.
 _LISTEN_WITHIN_S = 900.0
-_HUB_WITHIN_S = 45.0
-_REGISTER_WITHIN_S = 60.0
-
-
-class _Unfit(Exception):  # noqa: N818  # never leaves this module
-    """The session cannot run here: a reason and a hint."""
-
-    def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason)
-        self.reason, self.hint = reason, hint
+# The agent asks to finish this long before the end of the walltime, or a little less.
+_NEARLY_OVER_S = 60.0
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +51,7 @@ def main(argv: list[str]) -> int:
     config = json.loads(Path(argv[0]).read_bytes())
     try:
         return _Session(config).run()
-    except _Unfit as unfit:
+    except UnfitError as unfit:
         log.error("%s (%s)", unfit.reason, unfit.hint)  # noqa: TRY400  # a sentence, no traceback
         _report(unfit.reason, unfit.hint)
         return _EX_CONFIG
@@ -63,238 +60,136 @@ def main(argv: list[str]) -> int:
 def _report(reason: str, hint: str) -> None:
     """Leave why this payload ended where the agent looks for it."""
     path = os.environ.get("OFFLOAD_REPORT")
-    if path and reason:
+    if path:
         Path(path).write_text(json.dumps({"reason": reason, "hint": hint}), encoding="utf-8")
 
 
 class _Session:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
+        self._environment: dict[str, str] = {**os.environ, **config["environment"]}
         self._stopped = False
         self._server: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
+        signal.signal(signal.SIGTERM, self._stop)
         command = find_server(self._config["command"])
-        check_lab(self._config["environment"])
-        signal.signal(signal.SIGTERM, self._terminate)
-        with _held_port() as held:
+        check_lab(self._environment.get("JUPYTERHUB_DEFAULT_URL", ""))
+        self._make_places()
+        wait_for_hub(
+            self._environment.get("JUPYTERHUB_API_URL", ""),
+            self._environment.get("JUPYTERHUB_SSL_CLIENT_CA", ""),
+            lambda: self._stopped,
+        )
+        if self._stopped:
+            return self._ended(0)
+        with held_port() as held:
             port = held.getsockname()[1]
-            environment = self._environment(port)
-            hub = _Hub(environment)
-            self._server = subprocess.Popen(
-                [*command, *self._config["arguments"], *_as_root()],
-                env=environment,
-                cwd=environment["JUPYTERHUB_ROOT_DIR"],
-                stdin=subprocess.DEVNULL,
-            )
-            self._wait_until_ready(self._server, port, hub)
-        if not self._stopped:
-            log.info("the server listens on port %d", port)
-            with _register(port):
-                self._server.wait()
-        return self._ended(self._server.wait())
+            server = self._start(command, port)
+            try:
+                self._wait_until_listening(server, port)
+            except UnfitError:
+                server.terminate()
+                raise
+        if self._stopped:
+            return self._ended(server.wait())
+        log.info("the server listens on port %d", port)
+        with register(port):
+            return self._ended(server.wait())
 
-    def _terminate(self, *_: object) -> None:
+    def _stop(self, *_: object) -> None:
         self._stopped = True
         if self._server is not None:
             self._server.terminate()
 
     def _ended(self, code: int) -> int:
+        """Say why it has ended, and return the exit code for the agent."""
         if not self._stopped:
-            _report(
-                f"the JupyterLab server ended by itself with exit code {code}",
-                "" if code == 0 else "the job's log says why",
-            )
-        return 0 if self._stopped else code
+            hint = "" if code == 0 else "the log of the job says why"
+            _report(f"the JupyterLab server ended by itself with exit code {code}", hint)
+            return code
+        if time.time() > _ends_at_s() - _NEARLY_OVER_S:
+            _report("its walltime was used up", "")
+            return EXIT_WALLTIME
+        return 0
 
-    def _environment(self, port: int) -> dict[str, str]:
-        here = Path.cwd()
-        given: dict[str, str] = self._config["environment"]
-        environment = {**os.environ, **given}
+    def _make_places(self) -> None:
+        """Make the folders of this session, and point its environment at them."""
+        here, environment = Path.cwd(), self._environment
+        own = here / "offload"
+        own.mkdir(mode=0o700)
         if self._config["home"] == "job":
-            environment["HOME"] = str(_made(here / "home"))
+            environment["HOME"] = str(own / "home")
+            (own / "home").mkdir()
+            write_lab_settings(own)
+            config_path = _before(str(own), environment, "JUPYTER_CONFIG_PATH")
+            environment["JUPYTER_CONFIG_PATH"] = config_path
         # Home directories at sites are on network file systems, where sockets and locks fail.
-        environment["JUPYTER_RUNTIME_DIR"] = str(_made(here / "runtime"))
-        programs = str(Path(sys.executable).parent)
-        environment["PATH"] = os.pathsep.join([programs, environment.get("PATH", os.defpath)])
+        environment["JUPYTER_RUNTIME_DIR"] = str(own / "runtime")
+        environment["PATH"] = _before(str(Path(sys.executable).parent), environment, "PATH")
+        environment["JUPYTER_PATH"] = _before(str(own), environment, "JUPYTER_PATH")
         environment["JUPYTERHUB_ROOT_DIR"] = _notebook_dir(
-            self._config["notebook_dir"], environment
+            self._config["notebook_dir"], environment.get("HOME", str(here))
         )
-        environment["JUPYTERHUB_SERVICE_URL"] = f"http://127.0.0.1:{port}{self._config['route']}"
-        return environment
+        shown = {
+            "site": self._config["site"],
+            "home": self._config["home"],
+            "started_at": int(time.time()),
+            "ends_at": int(_ends_at_s()),
+        }
+        write_lab_extension(own, shown)
 
-    def _wait_until_ready(self, server: subprocess.Popen[bytes], port: int, hub: _Hub) -> None:
-        deadline_s = time.monotonic() + _LISTEN_WITHIN_S
-        try:
-            while not (_listens(port) and hub.seen):
-                if self._stopped:
-                    return
-                if server.poll() is not None:
-                    raise hub.trouble(wait=True) or _Unfit(
-                        "the JupyterLab server ended before it was ready, "
-                        f"with exit code {server.returncode}",
-                        "the job's log says why; try another image",
-                    )
-                trouble = hub.trouble()
-                if trouble is not None:
-                    raise trouble
-                if time.monotonic() > deadline_s:
-                    raise _Unfit(
-                        f"the JupyterLab server was not ready within {_LISTEN_WITHIN_S:.0f} s",
-                        "the job's log may say why; try another image or site",
-                    )
-                time.sleep(_TICK_S)
-        except _Unfit:
+    def _start(self, command: list[str], port: int) -> subprocess.Popen[bytes]:
+        as_root = ["--allow-root"] if os.geteuid() == 0 else []
+        server = subprocess.Popen(
+            [*command, *self._config["arguments"], *as_root],
+            env={
+                **self._environment,
+                "JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{port}{self._config['route']}",
+            },
+            cwd=self._environment["JUPYTERHUB_ROOT_DIR"],
+            stdin=subprocess.DEVNULL,
+        )
+        self._server = server
+        if self._stopped:  # the signal came in between
             server.terminate()
-            raise
+        return server
+
+    def _wait_until_listening(self, server: subprocess.Popen[bytes], port: int) -> None:
+        deadline_s = time.monotonic() + _LISTEN_WITHIN_S
+        while not self._stopped and not listens(port):
+            if server.poll() is not None:
+                raise UnfitError(
+                    "the JupyterLab server ended before it was ready, "
+                    f"with exit code {server.returncode}",
+                    "the log of the job says why; try another image",
+                )
+            if time.monotonic() > deadline_s:
+                raise UnfitError(
+                    f"the JupyterLab server did not listen within {_LISTEN_WITHIN_S:.0f} s",
+                    "the log of the job may say why; try another image or site",
+                )
+            time.sleep(_TICK_S)
 
 
-# --- the image -----------------------------------------------------------------------------------
+def _ends_at_s() -> float:
+    """Return when the walltime ends, in seconds since the epoch, as the agent has said."""
+    return float(os.environ["OFFLOAD_ENDS_AT"])
 
 
-def find_server(command: list[str]) -> list[str]:
-    """Return argv of the server in this image.
-
-    The scripts of an image that was unpacked elsewhere may name an interpreter that is not there:
-    the one beside our interpreter is run by our interpreter.
-    """
-    name, *rest = command
-    beside = Path(sys.executable).with_name(name)
-    if beside.is_file() and importlib.util.find_spec("jupyterhub") is not None:
-        return [sys.executable, str(beside), *rest]
-    if name == "jupyterhub-singleuser" and importlib.util.find_spec("jupyterhub") is not None:
-        return [sys.executable, "-m", "jupyterhub.singleuser", *rest]
-    found = shutil.which(name)
-    if found is None:
-        raise _Unfit(
-            f"this image has no {name}",
-            "choose an image with jupyterhub and jupyterlab in it, "
-            "or ask whoever makes this one to add them",
-        )
-    return [found, *rest]
+def _before(first: str, environment: dict[str, str], name: str) -> str:
+    rest = environment.get(name, os.defpath if name == "PATH" else "")
+    return os.pathsep.join([first, rest] if rest else [first])
 
 
-def check_lab(environment: dict[str, str]) -> None:
-    """Refuse an image that has the server but not the JupyterLab that it is to show."""
-    if importlib.util.find_spec("jupyterhub") is None:
-        return  # the server belongs to another interpreter, which we do not know
-    url = environment.get("JUPYTERHUB_DEFAULT_URL") or "/lab"
-    if url.startswith("/lab") and importlib.util.find_spec("jupyterlab") is None:
-        raise _Unfit(
-            "this image has no JupyterLab",
-            "choose an image with jupyterlab in it, or ask whoever makes this one to add it",
-        )
-
-
-def _as_root() -> list[str]:
-    return ["--allow-root"] if os.geteuid() == 0 else []
-
-
-def _made(path: Path) -> Path:
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
-
-
-def _notebook_dir(wanted: str, environment: dict[str, str]) -> str:
-    home = environment.get("HOME", "")
-    path = Path(wanted.replace("~", home, 1) if wanted.startswith("~") else wanted or home)
+def _notebook_dir(wanted: str, home: str) -> str:
+    path = Path(home + wanted[1:] if wanted.startswith("~") else wanted or home)
     if not path.is_dir():
-        raise _Unfit(
+        raise UnfitError(
             f"there is no folder {str(path)!r} at this site",
             "ask the administrator for a notebook folder that this site has",
         )
     return str(path)
-
-
-# --- the port ------------------------------------------------------------------------------------
-
-
-def _held_port() -> socket.socket:
-    """Return a socket that keeps a free loopback port from being given to others by chance.
-
-    Bound and not listening, with SO_REUSEADDR as the server has it: Linux lets the server bind the
-    same port, and gives it to nobody who asks for any free one.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _register(port: int) -> socket.socket:
-    """Tell the agent that the server listens; the connection holds the endpoint."""
-    host, _, number = os.environ["OFFLOAD_DIAL"].rpartition(":")
-    agent = socket.create_connection((host, int(number)), timeout=_REGISTER_WITHIN_S)
-    endpoint = f"127.0.0.1.{os.environ['OFFLOAD_NET']}:{port}"
-    token = os.environ["OFFLOAD_DIAL_TOKEN"]
-    agent.sendall(render_request_head("REGISTER", endpoint, token, serves=True))
-    answer = agent.recv(4096).partition(b"\r\n")[0].decode("latin-1")
-    if " 200 " not in answer:
-        raise _Unfit(f"the relay refuses this session: {answer}", "start it again")
-    return agent
-
-
-# --- the hub -------------------------------------------------------------------------------------
-
-
-class _Hub:
-    """Asks, while the server starts, whether this node reaches the hub: no server can do without."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._url = environment.get("JUPYTERHUB_API_URL", "")
-        self._ca = environment.get("JUPYTERHUB_SSL_CLIENT_CA") or None
-        self._trouble: _Unfit | None = None
-        self.seen = not self._url
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self._thread.start()
-
-    def trouble(self, *, wait: bool = False) -> _Unfit | None:
-        """Return why the hub cannot be reached; None if it can, or if that is not known yet."""
-        if wait:
-            self._thread.join()
-        return self._trouble
-
-    def _ask(self) -> None:
-        deadline_s = time.monotonic() + _HUB_WITHIN_S
-        while not self.seen and self._trouble is None:
-            why = self._once()
-            if why and time.monotonic() > deadline_s:
-                self._trouble = _Unfit(
-                    f"this node cannot reach the hub at {urlsplit(self._url).netloc}: {why}",
-                    "ask whether nodes of this site may connect to it",
-                )
-            elif why:
-                time.sleep(1.0)
-
-    def _once(self) -> str:
-        # Servers dial the hub directly, whatever proxies this node's environment names.
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        if self._url.startswith("https:"):
-            context = ssl.create_default_context(cafile=self._ca)
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        try:
-            with urllib.request.build_opener(*handlers).open(self._url, timeout=10):
-                self.seen = True
-        except urllib.error.HTTPError:
-            self.seen = True
-        except urllib.error.URLError as error:
-            untrusted = isinstance(error.reason, ssl.SSLError)
-            return "its certificate is not trusted here" if untrusted else _words(error.reason)
-        except (OSError, ValueError) as error:
-            return _words(error)
-        return ""
-
-
-def _words(reason: object) -> str:
-    return getattr(reason, "strerror", None) or type(reason).__name__
 
 
 if __name__ == "__main__":

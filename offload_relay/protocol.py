@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 from offload_relay.errors import RemoteProtocolError
 
 __all__ = [
+    "EXIT_WALLTIME",
     "HUB_NET",
     "INSTANCE_HEADER",
     "LIMITS",
@@ -77,6 +78,9 @@ INSTANCE_HEADER = "Offload-Instance"
 
 #: Header of a REGISTER on an agent's dial port: with any value, this is the server of a session.
 SERVES_HEADER = "Offload-Serves"
+
+#: Exit code of a job whose walltime was used up (EX_TEMPFAIL of sysexits.h).
+EXIT_WALLTIME = 75
 
 #: Net of the programs that the relay reaches by plain TCP.
 HUB_NET = "hub"

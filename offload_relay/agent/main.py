@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -21,15 +22,14 @@ from offload_relay.agent.link import Link
 from offload_relay.agent.payload import Payload, become_subreaper, python_and_archive
 from offload_relay.agent.walltime import Phase, Walltime
 from offload_relay.errors import RelayError
-from offload_relay.protocol import Ended
+from offload_relay.protocol import EXIT_WALLTIME, Ended
 
-__all__ = ["EXIT_REFUSED", "EXIT_UNREACHABLE", "EXIT_WALLTIME", "run"]
+__all__ = ["EXIT_REFUSED", "EXIT_UNREACHABLE", "run"]
 
 log = logging.getLogger("offload-agent")
 
 # sysexits.h, so that a site's record of the exit code alone tells what happened.
 EXIT_UNREACHABLE = 69
-EXIT_WALLTIME = 75
 EXIT_REFUSED = 77
 EXIT_NO_PAYLOAD = 78
 
@@ -43,11 +43,12 @@ class _Job:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._started_s = time.monotonic()
+        self._ends_at = int(time.time() + config.walltime_s)
         self._walltime = Walltime(config.walltime_s, config.drain_s)
         self._verdict: asyncio.Future[Ended] = asyncio.get_event_loop().create_future()
         self._grace_s = _TERM_GRACE_S
         self._draining = False
-        self._link = Link(config, _info(), self._gone)
+        self._link = Link(config, {**_info(), "ends_at": self._ends_at}, self._gone)
         self._port = LoopbackPort(self._link)
         self._payload: Payload | None = None
 
@@ -140,7 +141,7 @@ class _Job:
             "OFFLOAD_DIAL": self._port.address,
             "OFFLOAD_DIAL_TOKEN": self._port.secret,
             "OFFLOAD_REPORT": str(_report_file()),
-            "OFFLOAD_ENDS_AT": str(int(time.time() + self._config.walltime_s - self._elapsed_s())),
+            "OFFLOAD_ENDS_AT": str(self._ends_at),
         }
 
 
@@ -155,18 +156,23 @@ def _argv(payload: list[str]) -> list[str]:
 
 def _info() -> dict[str, Any]:
     """Return what the owner is told of this image before the payload has started."""
-    has = [
-        name
-        for name in ("distributed", "jupyterhub", "jupyterlab")
-        if importlib.util.find_spec(name)
-    ]
+    wanted = ("distributed", "jupyterhub", "jupyterlab")
+    has = [name for name in wanted if importlib.util.find_spec(name)]
     return {
         "host": platform.node(),
         "pid": os.getpid(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "has": has,
+        "versions": {name: _version(name) for name in has},
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 async def run(config: AgentConfig) -> int:

@@ -155,7 +155,7 @@ def test_a_walltime_that_is_over_is_said(hub):
     hub.wait_ready("hope")
     eventually_sync(lambda: not hub.server("hope"), within_s=60)
     page = hub.sign_in("hope").get(f"{hub.url}/hub/user/hope/").text
-    assert "Your server ended: its walltime was used up" in page
+    assert "Your server ended: its walltime of 30 s was used up" in page
 
 
 def test_a_queue_budget_that_is_over_gives_up_and_takes_the_job_out(hub):

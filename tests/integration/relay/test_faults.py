@@ -13,10 +13,10 @@ import pytest
 
 from offload_relay.agent import link as agent_link
 from offload_relay.agent.config import AgentConfig
-from offload_relay.agent.main import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_WALLTIME
+from offload_relay.agent.main import EXIT_REFUSED, EXIT_UNREACHABLE
 from offload_relay.listener import StreamServer
 from offload_relay.owner import Owner
-from offload_relay.protocol import SILENT_BEATS, Endpoint
+from offload_relay.protocol import EXIT_WALLTIME, SILENT_BEATS, Endpoint
 from tests.support.relaykit import ECHO, FAST, endpoint
 from tests.support.waiting import eventually, scaled
 from tests.support.wire import Wire

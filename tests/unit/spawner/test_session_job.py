@@ -102,5 +102,9 @@ def test_the_payload_travels_in_the_archive_without_the_rest_of_its_package(agen
         names = [n for n in archive.namelist() if n.startswith("payload/interlink_spawner/")]
     assert names == [
         "payload/interlink_spawner/__init__.py",
+        "payload/interlink_spawner/labextension/package.json",
+        "payload/interlink_spawner/labextension/static/remoteEntry.js",
+        "payload/interlink_spawner/session_image.py",
+        "payload/interlink_spawner/session_node.py",
         "payload/interlink_spawner/session_payload.py",
     ]
