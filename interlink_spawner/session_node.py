@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Callable
 from urllib.parse import urlsplit
 
 from offload_relay.heads import render_request_head
@@ -100,10 +99,8 @@ def register(port: int) -> socket.socket:
 # --- the hub -------------------------------------------------------------------------------------
 
 
-def wait_for_hub(
-    url: str, ca: str, stopped: Callable[[], bool], within_s: float = _HUB_WITHIN_S
-) -> None:
-    """Return once the hub's API at `url` answers, or once `stopped` is true.
+def wait_for_hub(url: str, ca: str, within_s: float = _HUB_WITHIN_S) -> None:
+    """Return once the hub's API at `url` answers.
 
     A server that does not reach its hub ends half a minute after its start, and cannot say why.
 
@@ -113,7 +110,7 @@ def wait_for_hub(
         It cannot be reached from this node, or not within `within_s` seconds.
     """
     deadline_s = time.monotonic() + within_s
-    while url and not stopped():
+    while url:
         why, final = _ask(url, ca)
         if not why:
             return

@@ -79,10 +79,7 @@ class _Session:
         wait_for_hub(
             self._environment.get("JUPYTERHUB_API_URL", ""),
             self._environment.get("JUPYTERHUB_SSL_CLIENT_CA", ""),
-            lambda: self._stopped,
         )
-        if self._stopped:
-            return self._ended(0)
         with held_port() as held:
             port = held.getsockname()[1]
             server = self._start(command, port)
@@ -99,8 +96,9 @@ class _Session:
 
     def _stop(self, *_: object) -> None:
         self._stopped = True
-        if self._server is not None:
-            self._server.terminate()
+        if self._server is None:
+            raise SystemExit(self._ended(0))
+        self._server.terminate()
 
     def _ended(self, code: int) -> int:
         """Say why it has ended, and return the exit code for the agent."""
@@ -151,8 +149,6 @@ class _Session:
             stdin=subprocess.DEVNULL,
         )
         self._server = server
-        if self._stopped:  # the signal came in between
-            server.terminate()
         return server
 
     def _wait_until_listening(self, server: subprocess.Popen[bytes], port: int) -> None:
