@@ -157,7 +157,10 @@ def _staging(root: Path) -> Iterator[Path]:
 
 def _abandoned(directory: Path) -> Iterator[Path]:
     for place in directory.iterdir():
-        lock = hold(place / LOCK, wait=False)
+        try:
+            lock = hold(place / LOCK, wait=False)
+        except FileNotFoundError:  # its owner, who needs no lock of the site for it, removes it now
+            continue
         if lock is not None:
             os.close(lock)
             yield place

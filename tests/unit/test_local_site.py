@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from offload_sites.errors import JobRejectedError
 from offload_sites.jobs import JobSpec, JobState, Resources
-from offload_sites.local import statuses
+from offload_sites.local import staging, statuses
 from offload_sites.local.checks import check_request
 from offload_sites.local.fifo import Size, Usage, free_gpus, render_wait, startable, usage
 from offload_sites.local.jobqueue import Phase, phase_of
@@ -213,3 +213,19 @@ def test_inputs_must_be_files_and_no_secrets(tmp_path):
         with pytest.raises(JobRejectedError, match=words):
             check_request("here", spec(inputs=inputs), {"a": secrets}, Limits(), None)
     check_request("here", spec(inputs={"x": tmp_path / "file"}), {"a": {"y": b""}}, Limits(), None)
+
+
+def test_a_submission_that_its_owner_is_just_removing_disturbs_no_other(tmp_path, monkeypatch):
+    staging.prepare(tmp_path, Limits())
+    (tmp_path / "staging" / "another").mkdir()
+    hold = staging.hold
+
+    def removed_meanwhile(path, *, wait):
+        if path.parent.name == "another":
+            path.parent.rmdir()
+        return hold(path, wait=wait)
+
+    monkeypatch.setattr(staging, "hold", removed_meanwhile)
+    spec = JobSpec(("true",), Resources(), timedelta(minutes=1))
+    added = staging.add(tmp_path, spec, {"a": {}}, term_grace_s=1, stopped=lambda: False)
+    assert added == 1

@@ -91,6 +91,14 @@ class PodClusters:
         """Make a request to the API as an administrator."""
         return self.thread.run(self.kit.client.ask(method, path, body, **query))
 
+    def compact(self):
+        """Have the API forget its history, in the thread that serves it."""
+
+        async def compact():
+            self.kit.fake.store.compact()
+
+        self.thread.run(compact())
+
     def close(self):
         for cluster in self.clusters:
             cluster.close()

@@ -91,7 +91,7 @@ def test_the_api_may_be_away_for_long_and_nothing_is_doubled(pods):
         cluster.scale(4)
         assert client.gather(client.map(slow_square, range(300))) == SQUARES
         eventually_sync(lambda: "does not answer" in cluster._repr_html_())
-        pods.kit.fake.store.compact()
+        pods.compact()
         pods.kit.fake.down = False
         cluster.wait_for_workers(4, timeout=TIMEOUT_S)
         assert len(pods.pods()) == 2
