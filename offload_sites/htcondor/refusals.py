@@ -78,6 +78,11 @@ def explain(place: Place, error: str, log: str, now_s: float) -> OffloadError:
         Seconds since the epoch.
     """
     site = f"site {place.name!r}"
+    if error.startswith("ModuleNotFoundError"):
+        return OffloadError(
+            f"{site} is talked to by HTCondor's client, which is not installed here",
+            "pip install 'interlink-offload[htcondor]' (Linux on x86_64)",
+        )
     if _UNTRUSTED.search(log):
         return SiteUnavailableError(
             f"{site} shows a certificate that is not trusted here",
