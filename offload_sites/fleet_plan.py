@@ -153,6 +153,9 @@ def word_of(job: FleetJob) -> Word:
     return words.get(job.status.state, Word.SUBMITTED)
 
 
+# What an agent says that got a SIGTERM: it knows no more than that.
+_TERMINATED = 128 + 15
+
 # --- failures ------------------------------------------------------------------------------------
 
 
@@ -210,8 +213,9 @@ def _trouble(
     if status.state is JobState.TIMED_OUT:
         return "", ""
     if job.ended:
-        # The agent was nearer to what happened than the site.
-        reason = agent.ended or status.reason or f"the job ended ({status.state.value})"
+        # The agent was nearer to what happened than the site, but where the site ended it.
+        told = agent.ended if agent.exit_code != _TERMINATED else ""
+        reason = told or status.reason or f"the job ended ({status.state.value})"
         return reason, agent.hint or status.hint
     since = status.since or job.submitted
     if status.state is JobState.HELD and now - since > policy.hold_timeout:

@@ -57,7 +57,6 @@ ATTRIBUTES = (
     "OffloadWantedUntil",
     "ServerTime",
     "LastVacateReason",
-    "RoutedToJobId",
 )
 
 #: One job's attributes as the client child returns them: undefined ones are missing.
@@ -138,10 +137,8 @@ def _queued(ad: Ad) -> JobStatus:
     if _number(ad, "NumJobStarts") or _number(ad, "JobRunCount"):
         reason = "it was stopped at the site, and waits to be started once more"
         said = str(ad.get("LastVacateReason", ""))
-    elif ad.get("RoutedToJobId"):
-        reason, said = "it waits for free cores at the site", ""
     else:
-        reason, said = "the site has it, and has not passed it to its nodes yet", ""
+        reason, said = "it waits for free cores at the site", ""
     return JobStatus(JobState.QUEUED, reason, said, since=_time(ad, "EnteredCurrentStatus"))
 
 

@@ -1,27 +1,68 @@
-"""Fixtures that bring up an HTCondor pool once for all tests of a run."""
+"""Fixtures that bring up an HTCondor pool, and what is used with it, once for all tests of a run."""
 
 import os
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from tests.support.clusterkit import environment, settings
 from tests.support.condorkit import Pool, free_port, why_not
+from tests.support.farmkit import FarmKit
+from tests.support.relayprocess import RelayProcess
 from tests.support.tiers import lacking
+from tests.support.waiting import scaled
+
+__all__ = ["dask_image", "farm", "pool"]
 
 
 @pytest.fixture(scope="session")
 def pool(request, tmp_path_factory):
-    """Lend a pool: the running one that OFFLOAD_TEST_POOL names, or one of its own."""
+    """Lend a pool: the running one that OFFLOAD_TEST_POOL names, or one of its own.
+
+    Its image is `testbed/python:3.11`.
+    """
     running = os.environ.get("OFFLOAD_TEST_POOL")
     if running:
-        yield Pool(Path(running))
-        return
-    if reason := why_not():
+        one = Pool(Path(running))
+    elif reason := why_not():
         lacking(request.config, "htcondor", reason)
-    ports = {name: str(free_port()) for name in ("CE_PORT", "POOL_PORT", "IAM_PORT")}
-    one = Pool(tmp_path_factory.mktemp("pool"), **ports)
+    else:
+        ports = {name: str(free_port()) for name in ("CE_PORT", "POOL_PORT", "IAM_PORT")}
+        one = Pool(tmp_path_factory.mktemp("pool"), **ports)
     try:
         one.up()
+        one.run("make-image", "testbed/python:3.11")
         yield one
     finally:
-        one.down(purge=True)
+        if not running:
+            one.down(purge=True)
+
+
+@pytest.fixture(scope="session")
+def dask_image(pool):
+    """Make the image with this environment's Dask, and return its path."""
+    packages = [f"{name}=={version(name)}" for name in ("dask", "distributed", "numpy")]
+    name = f"testbed/dask:{version('distributed')}"
+    pool.run("make-image", name, *packages)
+    return f"/cvmfs/unpacked.infn.it/{name}"
+
+
+@pytest.fixture
+def farm(pool, dask_image, monkeypatch):
+    """Start clusters on the pool as a person at a login node: `farm.start(...)`."""
+    with tempfile.TemporaryDirectory(prefix="offload-") as folder:
+        place = Path(folder)
+        for name, value in environment(place).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("BEARER_TOKEN_FILE", str(pool.state / "tokens" / "alice"))
+        graces = settings(owner_grace=f"{scaled(5)}s", relay_grace=f"{scaled(10)}s")
+        with RelayProcess(place) as relay, graces:
+            kit = FarmKit(place, pool, relay, dask_image)
+            try:
+                yield kit
+            finally:
+                kit.close()
+                kit.show_logs()
+        kit.nothing_left()

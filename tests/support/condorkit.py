@@ -12,6 +12,8 @@ from pathlib import Path
 from offload_sites.htcondor import HTCondorBackend, create
 from offload_sites.site_models import HTCondorCESite
 
+# What tests change in the environment is no business of services that outlive them.
+_ENVIRON = dict(os.environ)
 SERVICES = Path(__file__).parents[1] / "services"
 
 
@@ -44,7 +46,7 @@ class Pool:
 
     def run(self, program: str, *args: str, **environ: str) -> str:
         """Run one of the scripts; their output is shown if they fail."""
-        env = {**os.environ, **self.settings, "TESTBED_STATE": str(self.state), **environ}
+        env = {**_ENVIRON, **self.settings, "TESTBED_STATE": str(self.state), **environ}
         done = subprocess.run(
             [SERVICES / "htcondor" / program, *args],
             env=env,
@@ -72,6 +74,11 @@ class Pool:
     def condor(self, where: str, *command: str) -> str:
         """Run one of HTCondor's own tools as root in the `pool` or at the `ce`."""
         return self.run("enter", where, *command)
+
+    def as_account(self, where: str, *command: str, number: int = 3001) -> str:
+        """Run one of HTCondor's own tools as an account of the site: 3001 is alice's."""
+        who = ("--reuid", str(number), "--regid", str(number), "--clear-groups")
+        return self.condor(where, "setpriv", *who, *command)
 
     def token(self, *args: str) -> str:
         return self.run("token", *args).strip()

@@ -1,0 +1,200 @@
+"""Clusters on a real pool behind a real CE: what a physicist at a login node sees, also at failures."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.clusterkit import TIMEOUT_S, kill, wait_workers
+from tests.support.waiting import eventually_sync, scaled
+
+pytestmark = pytest.mark.htcondor
+
+
+def square(x):
+    return x * x
+
+
+# As in a notebook, it travels whole: the image cannot import this file.
+square.__module__ = "__main__"
+
+
+OFFLOAD = [sys.executable, "-m", "offload_cli"]
+
+
+def says(cluster, *words):
+    """Wait until what the notebook shows of the cluster has all these words."""
+
+    def shown():
+        text = cluster._repr_html_() + repr(cluster)
+        missing = [word for word in words if word not in text]
+        assert not missing, f"{missing} not in {text}"
+        return True
+
+    eventually_sync(shown, within_s=60)
+
+
+def test_a_computation_in_containers_of_two_jobs_ends_right_and_leaves_nothing(farm):
+    with farm.start(6, per_job=3) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(6, timeout=TIMEOUT_S)
+        assert len(cluster.jobs()) == 2
+        assert client.gather(client.map(square, range(100))) == [x * x for x in range(100)]
+        where = client.run(lambda: os.environ["APPTAINER_CONTAINER"])
+        assert set(where.values()) == {farm.dask}
+        threads = client.run(lambda: os.environ["OMP_NUM_THREADS"])
+        assert set(threads.values()) == {"1"}
+        assert len(farm.queue()) == 2
+    farm.empty()
+
+
+def test_more_workers_are_one_more_job_and_fewer_let_jobs_go(farm):
+    with farm.start(2, per_job=2) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(2, timeout=TIMEOUT_S)
+        cluster.scale(4)
+        wait_workers(client, 4, within_s=60)
+        cluster.scale(1)
+        wait_workers(client, 1, within_s=60)
+        eventually_sync(lambda: len(farm.queue()) == 1, within_s=60)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("missing", ["could not be started", "no-such:1", "is not on this node"]),
+        ("broken", ["could not be started", "container could not be started"]),
+        ("bare", ["No module named", "distributed", "Choose an image with distributed"]),
+    ],
+)
+def test_an_image_that_cannot_be_used_stops_the_refill_and_says_why(farm, image, words):
+    with farm.start(3, per_job=1, image=image) as cluster:
+        says(cluster, "3 jobs failed", "at Computing centre", *words)
+        # One or two may have been sent in place of the first; nothing follows them.
+        farm.empty()
+
+
+def test_a_pool_without_free_slots_says_that_jobs_wait_and_close_takes_them_back(farm):
+    with farm.start(5, cpus=96, per_job=96) as cluster:
+        eventually_sync(lambda: sorted(farm.queue("pool").values()) == [1, 2, 2, 2, 2], within_s=60)
+        says(cluster, "queued")
+    farm.empty()
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        # A CE whose pool loses a job does not start it again, as its default rules have it.
+        ("pool", ["was stopped at the site, which starts no job twice", "disabled job retries"]),
+        ("ce", ["removed by", "your jobs disturb the others"]),
+    ],
+)
+def test_a_job_that_the_administrator_of_the_site_removes_is_told_and_replaced(farm, where, words):
+    with farm.start(2, per_job=1) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(2, timeout=TIMEOUT_S)
+        first, _ = sorted(farm.queue("ce"))
+        own = ("-constraint", f'OffloadKey == "{first}"')
+        farm.pool.as_account(where, "condor_rm", *own, "-reason", "your jobs disturb the others")
+        says(cluster, *words)
+        wait_workers(client, 2, within_s=60)
+        assert first not in farm.queue("ce")
+        assert client.submit(square, 7).result() == 49
+
+
+def test_a_job_that_the_administrator_holds_is_told_and_goes_on_when_released(farm):
+    with farm.start(5, cpus=96, per_job=96) as cluster:
+        eventually_sync(lambda: sorted(farm.queue("pool").values()) == [1, 2, 2, 2, 2], within_s=60)
+        (waiting,) = [key for key, state in farm.queue("pool").items() if state == 1]
+        own = ("-constraint", f'OffloadKey == "{waiting}"')
+        farm.pool.condor("pool", "condor_hold", *own, "-reason", "your group is over its share")
+        says(cluster, "held at Computing centre", "your group is over its share")
+        farm.pool.condor("pool", "condor_release", *own)
+        eventually_sync(lambda: farm.queue("ce")[waiting] == 1, within_s=30)
+
+
+_NOTEBOOK = """
+import sys, time
+from dask_offload import OffloadCluster
+url, dial, key, catalog = sys.argv[1:5]
+cluster = OffloadCluster(
+    int(sys.argv[5]), cpus=96, catalog=catalog, relay=dict(url=url, dial=dial, key_file=key), quiet=True
+)
+print("up", flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_notebook_that_is_killed_leaves_neither_workers_nor_queued_jobs(farm):
+    relay = farm.relay_process.settings
+    argv = [relay["url"], relay["dial"], relay["key_file"], str(farm.catalog()), "5"]
+    with subprocess.Popen(
+        [sys.executable, "-c", _NOTEBOOK, *argv],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "DASK_OFFLOAD__OWNER_GRACE": "5s"},
+    ) as book:
+        assert book.stdout.readline() == b"up\n"
+        eventually_sync(lambda: sorted(farm.queue("pool").values()) == [1, 2, 2, 2, 2], within_s=60)
+        book.send_signal(signal.SIGKILL)
+    farm.empty(within_s=60)
+
+
+def orphans(farm, *options):
+    """Return what `offload jobs orphans` prints."""
+    done = subprocess.run(
+        [*OFFLOAD, "jobs", "orphans", "--catalog", str(farm.place / "catalog.yaml"), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_jobs_of_a_supervisor_that_was_killed_are_listed_as_orphans_and_removed(farm):
+    with farm.start(5, cpus=96, per_job=96):
+        eventually_sync(lambda: sorted(farm.queue("pool").values()) == [1, 2, 2, 2, 2], within_s=60)
+        assert orphans(farm) == ""
+        keys = set(farm.queue("ce"))
+        kill(farm.supervisor())
+        eventually_sync(lambda: all(key in orphans(farm) for key in keys), within_s=30)
+        orphans(farm, "--cancel")
+        farm.empty()
+        assert orphans(farm) == ""
+
+
+def test_a_pilot_that_starts_after_its_cluster_has_gone_ends_within_seconds(farm):
+    cluster = farm.start(5, cpus=96, per_job=96)
+    eventually_sync(lambda: sorted(farm.queue("pool").values()) == [1, 2, 2, 2, 2], within_s=60)
+    (waiting,) = [key for key, state in farm.queue("pool").items() if state == 1]
+    farm.pool.down(only="ce")
+    try:
+        cluster.close()  # the CE cannot be asked to remove anything
+        # The four that run hear it from the relay. The fifth gets a slot, and ends as well.
+        eventually_sync(lambda: farm.queue("pool") == {}, within_s=60)
+    finally:
+        farm.pool.up()
+    lasted = farm.pool.condor(
+        *("pool", "condor_q", "-allusers", "-constraint", f'OffloadKey == "{waiting}"'),
+        *("-af", "RemoteWallClockTime"),
+    ) or farm.pool.condor(
+        *("pool", "condor_history", "-constraint", f'OffloadKey == "{waiting}"'),
+        *("-af", "RemoteWallClockTime"),
+    )
+    assert 0 < float(lasted) < scaled(20)
+    farm.empty()
+
+
+def test_a_cluster_goes_on_while_its_ce_is_stopped_and_doubles_nothing(farm):
+    with farm.start(2, per_job=1) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(2, timeout=TIMEOUT_S)
+        keys = set(farm.queue("ce"))
+        farm.pool.down(only="ce")
+        try:
+            cluster.scale(4)
+            says(cluster, "cannot be reached", "Nothing is submitted twice")
+            assert client.gather(client.map(square, range(50))) == [x * x for x in range(50)]
+        finally:
+            farm.pool.up()
+        wait_workers(client, 4, within_s=90)
+        assert keys < set(farm.queue("ce"))
+        assert len(farm.queue("ce")) == 4
