@@ -96,6 +96,7 @@ class WorkerJobs:
             image=self.image,
             inputs={AGENT_FILE: self.agent},
             labels={**self.labels, "workers": str(workers)},
+            max_wait=self.queue_budget,
         )
         expires = datetime.now(UTC) + self.queue_budget + self.walltime
         # One certificate for the jobs of one submission: they are of one user and one cluster.

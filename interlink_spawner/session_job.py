@@ -165,6 +165,7 @@ def session_job(request: SessionRequest, agent: Path) -> tuple[JobSpec, SecretFi
         image=request.image,
         inputs={AGENT_FILE: agent},
         labels=request.labels,
+        max_wait=request.queue_budget,
     )
     return spec, {AGENT_CONFIG: _agent(request).render(), SESSION_CONFIG: _session(request)}
 

@@ -242,6 +242,9 @@ class JobSpec:
         Name in the working directory to a file on this machine; not secret either.
     labels : mapping
         For people who look at the queue (`owner`, `cluster`, `profile`).
+    max_wait : timedelta or None
+        How long it is wanted while it waits: where a site can be told, it drops the job by itself
+        after that, whatever has become of who submitted it.
     """
 
     command: tuple[str, ...]
@@ -251,6 +254,7 @@ class JobSpec:
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     inputs: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    max_wait: timedelta | None = None
 
     def __post_init__(self) -> None:
         if not self.command:

@@ -25,7 +25,7 @@ from offload_sites.htcondor.states import (
     start_failed,
     status_from_ad,
 )
-from offload_sites.htcondor.submit import KEY, SUBMISSION, UNTIL, Submission, make_submission
+from offload_sites.htcondor.submit import KEY, SUBMISSION, Submission, make_submission
 from offload_sites.jobs import (
     JobHandle,
     JobLogs,
@@ -47,17 +47,13 @@ log = logging.getLogger(__name__)
 _QUERY_S, _SUBMIT_S, _HISTORY_S, _LOGS_S, _HEALTH_S = 20.0, 90.0, 8.0, 60.0, 10.0
 # An upload that has not ended after so many seconds is nobody's any more.
 _PATIENCE_S = 25
-# A job that waits is wanted for so long, renewed while somebody asks for it. Longer than the hour
-# for which a site may be out of reach without losing a job.
-_WANTED_S, _RENEW_BELOW_S = 3 * 3600, 2 * 3600
-# Who asks once (a command) is not who wants the job.
-_ASKING_S = 60.0
 _DEAD_REMEMBERED = 100
 # The words of so many jobs that could not be started are fetched at a time: more say the same.
 _WORDS_AT_ONCE = 4
 
 _NATIVE_ID = re.compile(r"\d{1,9}\.\d{1,9}", re.ASCII)
-_START_WORDS = re.compile(r"^offload-start: (.+)$", re.MULTILINE)
+# Of the start script, or of apptainer where HTCondor runs it.
+_START_WORDS = re.compile(r"^(?:offload-start|FATAL): +(.+)$", re.MULTILINE)
 
 
 class HTCondorBackend:
@@ -84,7 +80,6 @@ class HTCondorBackend:
         self._client = Client(name, site, tokens)
         self._poll = Poll(self._look, time.monotonic)
         self._endings = Endings()
-        self._asked: dict[str, tuple[float, float]] = {}  # id: when first and when last
         self._dead: list[str] = []
         self._trouble = ""
 
@@ -131,11 +126,7 @@ class HTCondorBackend:
     def _order(
         self, name: str, submission: Submission, spec: JobSpec, jobs: Mapping[str, SecretFiles]
     ) -> dict[str, Any]:
-        description = {
-            **submission.description,
-            f"My.{SUBMISSION}": f'"{name}"',
-            f"My.{UNTIL}": str(int(time.time()) + _WANTED_S),
-        }
+        description = {**submission.description, f"My.{SUBMISSION}": f'"{name}"'}
         secrets = {
             key: {file: base64.b64encode(content).decode() for file, content in files.items()}
             for key, files in jobs.items()
@@ -196,7 +187,6 @@ class HTCondorBackend:
 
     async def _ask(self, ids: set[str]) -> tuple[Mapping[str, JobStatus], str]:
         """Return what is known of jobs that have not ended, and why the site tells nothing if so."""
-        self._note_asked(ids)
         try:
             ads = await self._poll.ads()
         except OffloadError as error:
@@ -220,25 +210,10 @@ class HTCondorBackend:
             statuses[id_] = self._endings.ended(id_, status) if status.state.ended else status
         return statuses, ""
 
-    def _note_asked(self, ids: Iterable[str]) -> None:
-        now_s = time.monotonic()
-        old = {id_ for id_, (_, last_s) in self._asked.items() if now_s - last_s > _RENEW_BELOW_S}
-        for id_ in old:
-            del self._asked[id_]
-        for id_ in ids:
-            self._asked[id_] = (self._asked.get(id_, (now_s, now_s))[0], now_s)
-
     async def _look(self) -> Mapping[str, Ad]:
         """Return native id to ad of all jobs of this user that are in the queue."""
-        asking = [id_ for id_, (first, last) in self._asked.items() if last - first > _ASKING_S]
-        renew = {
-            "ids": asking,
-            "attribute": UNTIL,
-            "for_s": _WANTED_S,
-            "below_s": _RENEW_BELOW_S,
-        }
         answer = await self._client.call(
-            "query", _QUERY_S, where="true", attributes=list(ATTRIBUTES), renew=renew
+            "query", _QUERY_S, where="true", attributes=list(ATTRIBUTES)
         )
         return {native_id(ad): ad for ad in answer["ads"]}
 

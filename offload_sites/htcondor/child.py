@@ -129,29 +129,9 @@ def _id(ad: Ad) -> str:
 # --- the calls ------------------------------------------------------------------------------------
 
 
-def query(
-    client: _Client, where: str, attributes: list[str], renew: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the user's jobs for which `where` holds.
-
-    `renew`: of these `ids`, those that wait and have less than `below_s` seconds left in their
-    `attribute` are wanted for another `for_s` seconds.
-    """
-    ads = client.query(where, attributes)
-    if renew:
-        now_s = max([int(ad.get("ServerTime", 0)) for ad in ads], default=0)
-        due = f"{renew['attribute']} < {now_s + renew['below_s']}"
-        waiting = [
-            _id(ad)
-            for ad in ads
-            if _id(ad) in set(renew["ids"])
-            and ad.get("JobStatus") in {1, 5}
-            and int(ad.get(renew["attribute"], 0)) < now_s + renew["below_s"]
-        ]
-        if waiting:
-            value = str(now_s + renew["for_s"])
-            client.edit(f"({_ids(waiting)}) && {due}", renew["attribute"], value)
-    return {"ads": ads}
+def query(client: _Client, where: str, attributes: list[str]) -> dict[str, Any]:
+    """Return the user's jobs for which `where` holds."""
+    return {"ads": client.query(where, attributes)}
 
 
 def history(client: _Client, ids: list[str], attributes: list[str]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Client:
         try:
             answer = json.loads(output)
         except ValueError:
+            log.error("site %s: the process for %s died: %s", self._name, what, errors[-500:])  # noqa: TRY400
             answer = {"error": "the child process died"}
         if "answer" in answer:
             return dict(answer["answer"])

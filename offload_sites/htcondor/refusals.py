@@ -83,6 +83,8 @@ def explain(place: Place, error: str, log: str, now_s: float) -> OffloadError:
             f"{site} is talked to by HTCondor's client, which is not installed here",
             "pip install 'interlink-offload[htcondor]' (Linux on x86_64)",
         )
+    if error == "the child process died":
+        return SiteUnavailableError(f"the process that talks to {site} died; the log has its words")
     if _UNTRUSTED.search(log):
         return SiteUnavailableError(
             f"{site} shows a certificate that is not trusted here",

@@ -54,7 +54,6 @@ ATTRIBUTES = (
     "OffloadKey",
     "OffloadSubmission",
     "OffloadUploaded",
-    "OffloadWantedUntil",
     "ServerTime",
     "LastVacateReason",
 )
@@ -65,9 +64,10 @@ Ad = Mapping[str, Any]
 _HOLDS_A_SLOT = frozenset({2, 6, 7})
 _UPLOAD_S = 300
 _WALLTIME_EXIT = 75
-_START_EXITS = frozenset({71, 72, 73})
+# The start script's, and apptainer's own.
+_START_EXITS = frozenset({71, 72, 73, 255})
 _TIME_WORDS = re.compile(r"wall ?time|time limit|allowed (?:job )?duration|JobCurrentStart", re.I)
-_UNWANTED_WORDS = re.compile(r"OffloadWantedUntil")
+_OUR_RULE = re.compile(r"RoutedFromJobId =\?= undefined && ")
 # "… (by user wp5)" is how a schedd signs what people do.
 _BY = re.compile(r"\(by user (?P<who>[^)]+)\)")
 
@@ -235,9 +235,9 @@ def _removed(ad: Ad, *, cancelled: bool) -> JobStatus:
     since, where = _time(ad, "EnteredCurrentStatus"), _where(ad)
     if cancelled:
         return JobStatus(JobState.CANCELED, "it was cancelled", since=since, where=where)
-    if _UNWANTED_WORDS.search(said) and not _has_started(ad):
+    if _OUR_RULE.search(said) and not _has_started(ad):
         return JobStatus(
-            JobState.CANCELED, "nobody asked for it any more while it waited", since=since
+            JobState.CANCELED, "it had waited for as long as it was wanted", since=since
         )
     if _TIME_WORDS.search(said):
         return JobStatus(JobState.TIMED_OUT, "its walltime was used up", said, since=since)

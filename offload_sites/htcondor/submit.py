@@ -21,11 +21,10 @@ from offload_sites.site_models import HTCondorCESite
 from offload_sites.units import render_memory
 from offload_sites.wording import join_names, show
 
-__all__ = ["KEY", "START", "SUBMISSION", "UNTIL", "Submission", "make_submission", "render_image"]
+__all__ = ["KEY", "START", "SUBMISSION", "Submission", "make_submission", "render_image"]
 
-#: Attributes of our jobs: their key, the call that submitted them, and until when a job that
-#: waits is wanted (seconds since the epoch).
-KEY, SUBMISSION, UNTIL = "OffloadKey", "OffloadSubmission", "OffloadWantedUntil"
+#: Attributes of our jobs: their key, and the call that submitted them.
+KEY, SUBMISSION = "OffloadKey", "OffloadSubmission"
 #: Name of the start script, which is what people see in the queue.
 START = "offload-start"
 
@@ -35,6 +34,8 @@ _SLACK = timedelta(minutes=5)
 _KEPT = timedelta(days=1)
 # An upload that takes longer than this has been given up by whoever began it.
 _STALE_UPLOAD = timedelta(minutes=15)
+# A job that has waited for longer is not wanted by anybody, if nobody has said for how long it is.
+_MAX_WAIT = timedelta(days=7)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -85,7 +86,7 @@ def make_submission(
         "notification": "never",
         "job_max_vacate_time": "30",
         "leave_in_queue": f"JobStatus == 4 && time() - CompletionDate < {_seconds(_KEPT)}",
-        "periodic_remove": _periodic_remove(spec.walltime),
+        "periodic_remove": _periodic_remove(spec),
         **_requests(site, spec),
         **_labels(spec),
         f"My.{KEY}": '"$(key)"',
@@ -195,18 +196,19 @@ def _requests(site: HTCondorCESite, spec: JobSpec) -> dict[str, str]:
     return requests
 
 
-def _periodic_remove(walltime: timedelta) -> str:
+def _periodic_remove(spec: JobSpec) -> str:
     """Return when the site is to remove a job by itself.
 
-    Waiting, and nobody wants it any more; running far beyond its walltime; or its files never came.
-    A CE copies the job into the pool behind it, where our attribute would not be renewed: the copy
-    (`RoutedFromJobId`) is left to the CE.
+    It has waited for longer than anybody wants it, whoever wanted it being gone; it runs far beyond
+    its walltime; or its files never came. The attributes in it cannot be renewed later: of a job that
+    a CE has passed on, its job router looks at a copy from that moment (HTCondor 23.9). The copy in
+    the pool (`RoutedFromJobId`) is left to the CE.
     """
     waits = "JobStatus == 1 || JobStatus == 5"
-    too_long = _seconds(walltime + 2 * _SLACK)
+    too_long = _seconds(spec.walltime + 2 * _SLACK)
     return (
         "RoutedFromJobId =?= undefined && ("
-        f"(({waits}) && time() > {UNTIL})"
+        f"(({waits}) && time() - QDate > {_seconds(spec.max_wait or _MAX_WAIT)})"
         f" || (JobStatus == 2 && time() - JobCurrentStartDate > {too_long})"
         f" || (HoldReasonCode =?= 16 && time() - QDate > {_seconds(_STALE_UPLOAD)}))"
     )

@@ -1,4 +1,4 @@
-"""An HTCondor-CE obeys the contract: a real pool, real tokens, jobs in real containers."""
+"""HTCondor obeys the contract: a real pool, real tokens, jobs in real containers."""
 
 from datetime import timedelta
 
@@ -13,26 +13,19 @@ pytestmark = pytest.mark.htcondor
 IMAGE = ImageRef("python", cvmfs="/cvmfs/unpacked.infn.it/testbed/python:3.11")
 
 
-class TestHTCondorCE(SiteBackendContract):
+class HTCondor(SiteBackendContract):
     slots = 4  # each takes all cores of a node
     impossible = Resources(cpus=97)
     walltime = timedelta(seconds=2)
     within_s = 60.0
     live_logs = False
-    tells_where = False
-    lingers_s = 30.0
-
-    @pytest.fixture
-    async def backend(self, pool):
-        self.pool = pool
-        async with pool.backend() as backend:
-            yield backend
+    image = None
 
     async def reopen(self, backend):
-        return self.pool.backend()
+        return self.make()
 
     def spec_that(self, does, **changes):
-        fields = {"image": IMAGE, "resources": Resources(cpus=96, memory_bytes=64 * 1024**2)}
+        fields = {"image": self.image, "resources": Resources(cpus=96, memory_bytes=64 * 1024**2)}
         return super().spec_that(does, **{**fields, **changes})
 
     def processes_of(self, backend, key):
@@ -42,3 +35,34 @@ class TestHTCondorCE(SiteBackendContract):
         places = [self.pool.state / name for name in ("ce/spool", "pool/spool", "pool/execute")]
         found = [path for place in places for path in place.rglob(name)]
         return any(path.read_bytes() == b"hush" for path in found if path.is_file())
+
+
+class TestHTCondorCE(HTCondor):
+    """Behind a CE, with WLCG tokens, in containers by the node's apptainer."""
+
+    image = IMAGE
+    tells_where = False
+    lingers_s = 30.0  # a CE says that a job has ended before its pool has ended it
+
+    @pytest.fixture
+    async def backend(self, pool):
+        self.pool = pool
+        async with self.make() as backend:
+            yield backend
+
+    def make(self):
+        return self.pool.backend()
+
+
+class TestPlainSchedd(HTCondor):
+    """A schedd without a CE, with HTCondor's own tokens, on bare nodes."""
+
+    @pytest.fixture
+    async def backend(self, pool, tmp_path):
+        self.pool, self.tokens = pool, tmp_path / "tokens"
+        pool.write_idtoken(self.tokens)
+        async with self.make() as backend:
+            yield backend
+
+    def make(self):
+        return self.pool.plain(self.tokens)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from offload_sites.htcondor import HTCondorBackend, create
 from offload_sites.site_models import HTCondorCESite
@@ -64,6 +69,23 @@ class Pool:
     def down(self, *, only: str = "", purge: bool = False) -> None:
         self.run("down", *(["--purge"] if purge else []), str(self.state), ONLY=only)
 
+    @contextlib.contextmanager
+    def frozen(self, name: str = "ce") -> Iterator[None]:
+        """Let the `ce` accept connections, as the kernel does for it, and answer nothing."""
+        pids = self._pids(name)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _pids(self, name: str) -> list[int]:
+        first = int((self.state / "run" / f"{name}.pid").read_text().split()[0])
+        return [child.pid for child in psutil.Process(first).children(recursive=True)]
+
     @property
     def env(self) -> dict[str, str]:
         """What `env` of the testbed exports."""
@@ -98,10 +120,34 @@ class Pool:
         }
         return HTCondorCESite.model_validate({**fields, **changes})
 
-    def backend(self, user: str = "alice", **changes: object) -> HTCondorBackend:
-        """Return the back end of `user`, not entered yet."""
-        tokens = FileTokens(self.state / "tokens" / user)
+    def backend(
+        self, user: str = "alice", *, token: str = "", **changes: object
+    ) -> HTCondorBackend:
+        """Return the back end of `user`, or of whoever `token` says; not entered yet."""
+        tokens = GivenTokens(token) if token else FileTokens(self.state / "tokens" / user)
         return create("pool", self.site(**changes), tokens)
+
+    def plain(self, tokens: Path) -> HTCondorBackend:
+        """Return the back end of the pool's own schedd, for whoever holds the tokens in a folder."""
+        return create(
+            "pool",
+            self.site(
+                collector=self.env["POOL_ADDRESS"],
+                schedd="pool.localdomain",
+                authentication="idtokens",
+                token_directory=str(tokens),
+                ca_file=None,
+            ),
+        )
+
+    def write_idtoken(self, folder: Path, account: str = "wp5") -> None:
+        """Put one of HTCondor's own tokens into `folder`."""
+        folder.mkdir(mode=0o700)
+        file = folder / account
+        file.touch(mode=0o600)
+        file.write_text(
+            self.condor("pool", "condor_token_create", "-identity", f"{account}@test.local")
+        )
 
 
 def free_port() -> int:

@@ -156,7 +156,7 @@ def test_who_has_removed_a_job_and_why_is_told(words, state, says):
 
 RULE = (
     "The job attribute PeriodicRemove expression 'RoutedFromJobId =?= undefined && (((JobStatus == 1"
-    " || JobStatus == 5) && time() > OffloadWantedUntil) || (JobStatus == 2 && time() - "
+    " || JobStatus == 5) && time() - QDate > 600) || (JobStatus == 2 && time() - "
     "JobCurrentStartDate > 4200))' evaluated to TRUE"
 )
 
@@ -165,7 +165,7 @@ def test_our_own_rule_means_unwanted_before_the_start_and_walltime_after_it():
     waited = {**QUEUED, "JobStatus": 3, "RemoveReason": RULE}
     status = status_from_ad(waited, gone=True)
     assert (status.state, status.said) == (JobState.CANCELED, "")
-    assert "nobody asked for it" in status.reason
+    assert "as long as it was wanted" in status.reason
     ran = status_from_ad({**REMOVED, "RemoveReason": RULE}, gone=True)
     assert ran.state is JobState.TIMED_OUT
 

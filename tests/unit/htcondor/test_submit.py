@@ -89,8 +89,8 @@ def test_the_administrator_adds_lines_to_the_description():
 
 
 def test_a_waiting_job_that_nobody_wants_is_removed_by_the_site_but_not_its_copy_in_the_pool():
-    rule = described()["periodic_remove"]
-    assert "time() > OffloadWantedUntil" in rule
+    rule = described(replace(SPEC, max_wait=timedelta(hours=3)))["periodic_remove"]
+    assert "time() - QDate > 10800" in rule
     assert rule.startswith("RoutedFromJobId =?= undefined && (")
 
 
