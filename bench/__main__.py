@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from bench import report, start, submit, transport
+from bench import report, service, start, submit, transport
 
-_PARTS = ("transport", "start", "submit")
+_PARTS = ("transport", "start", "submit", "service")
 _PACKAGES = ("distributed", "dask", "tornado", "websockets", "cryptography", "interlink-offload")
 
 
@@ -71,6 +71,12 @@ def _run(options: argparse.Namespace) -> Path:
         results["submit"] = {
             str(per_job): submit.measure(200, per_job, repeat=repeat) for per_job in (1, 50)
         }
+    if "service" in parts:
+        results["service"] = {
+            str(count): service.measure(count, repeat=repeat, idle_s=idle_s) for count in workers
+        }
+        beats = 100 if options.quick else 2000
+        results["heartbeats"] = {str(jobs): service.beats(beats, jobs) for jobs in (4, 200)}
     path = options.output or report.RESULTS / f"{results['when'][:10]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")

@@ -35,6 +35,15 @@ _RELAY = (
     ("relay_mb_per_worker", "memory of the relay per connected worker, MB"),
     ("idle_relay_percent_of_core", "idle relay, % of a core"),
 )
+_SERVICE_BOTH = (
+    ("scaled_s", "from `scale` until all are registered, s"),
+    ("supervisor_percent", "supervisor with all workers idle, % of a core"),
+    ("supervisor_mib", "memory of the supervisor, MiB"),
+)
+_SERVICE_ONLY = (
+    ("service_percent", "service with this one cluster, % of a core"),
+    ("service_mib", "memory of the service, MiB"),
+)
 _WAYS = {
     "forked": "one job, forked, behind agent and relay",
     "nworkers": "`dask worker --nworkers N`",
@@ -55,6 +64,7 @@ def render(results: dict[str, Any]) -> str:
             *_transport(results),
             *_start(results),
             *_submit(results),
+            *_service(results),
             *_goals(results),
         ]
     )
@@ -131,6 +141,27 @@ def _submit(results: dict[str, Any]) -> Iterator[str]:
         )
         cells = [_number(_median(rounds, name)) for name in names]
         yield f"| {rounds[0]['jobs']:.0f} | {' | '.join(cells)} |"
+
+
+def _service(results: dict[str, Any]) -> Iterator[str]:
+    for workers, forms in results.get("service", {}).items():
+        yield from ("", f"### {workers} workers, kept directly and by the hub's service", "")
+        yield "| | directly | by the service | service / directly |"
+        yield "|---|--:|--:|--:|"
+        for name, title in _SERVICE_BOTH:
+            cells = [_number(_median(forms[form], name)) for form in ("direct", "service")]
+            ratio = _ratio(forms["service"], forms["direct"], name)
+            yield f"| {title} | {' | '.join(cells)} | {ratio:.2f} |"
+        for name, title in _SERVICE_ONLY:
+            yield f"| {title} | | {_number(_median(forms['service'], name))} | |"
+    beats = results.get("heartbeats", {})
+    if beats:
+        yield from ("", "A heartbeat costs the service, by the number of jobs of the cluster:", "")
+        yield "| jobs | CPU of the service, ms | until it is answered, ms |"
+        yield "|--:|--:|--:|"
+        for jobs, values in beats.items():
+            cells = [_number(values[name]) for name in ("cpu_ms_per_beat", "ms_per_beat")]
+            yield f"| {jobs} | {' | '.join(cells)} |"
 
 
 def _goals(results: dict[str, Any]) -> Iterator[str]:

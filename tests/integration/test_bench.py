@@ -1,6 +1,6 @@
 """The measurements run, and measure what they say; how fast anything is, is not tested."""
 
-from bench import start, submit, transport
+from bench import service, start, submit, transport
 from bench.report import _RELAY, _TRANSPORT
 
 
@@ -19,6 +19,14 @@ def test_each_way_to_start_workers_is_measured():
     found = start.measure(2, repeat=1)
     assert list(found) == list(start.WAYS)
     assert all(rounds[0]["cpu_s_per_worker"] > 0.01 for rounds in found.values())
+
+
+def test_what_the_service_costs_is_measured():
+    found = service.measure(2, repeat=1, idle_s=1)
+    assert list(found) == list(service.FORMS)
+    assert all(rounds[0]["scaled_s"] > 0 for rounds in found.values())
+    assert {"service_percent", "service_mib"} <= set(found["service"][0]) - set(found["direct"][0])
+    assert service.beats(10, 3)["cpu_ms_per_beat"] >= 0
 
 
 def test_a_submission_is_measured():
