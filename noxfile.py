@@ -129,6 +129,12 @@ def netns(session: nox.Session) -> None:
 
 
 @nox.session
+def postgresql(session: nox.Session) -> None:
+    """Run the tests of the ledger on a real PostgreSQL server: needs its programs."""
+    run_pytest(session, "-m", "postgresql", "--require=postgresql", "tests/integration")
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """Run the tests in a real browser: needs Debian's chromium."""
     run_pytest(session, "-m", "browser", "--require=browser", "tests/e2e")

@@ -76,6 +76,7 @@ async def open_service(
     async with contextlib.AsyncExitStack() as stack:
         database = await asyncio.to_thread(Database, settings.ledger, JOBS, CLUSTERS)
         stack.callback(database.close)
+        await asyncio.to_thread(stack.enter_context, database.alone("service"))
         store = ClusterStore(database)
         books = await stack.enter_async_context(Bookkeeper(Ledger(database), settings.kept))
         catalog = await stack.enter_async_context(CatalogKeeper(settings.catalog, books, store))

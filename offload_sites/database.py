@@ -7,8 +7,11 @@ may share a file there. With PostgreSQL they need not share a host.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
+import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +30,8 @@ log = logging.getLogger(__name__)
 
 # A writer of the other process is done within milliseconds; a backup may take longer.
 _BUSY_S = 10.0
-_ADVISORY_LOCK = 7_305_418_811
+_ADVISORY_LOCK = 730_541_881
+_ASK_AGAIN_S = 0.2
 _VERSIONS = sa.Table(
     "offload_schema",
     sa.MetaData(),
@@ -98,13 +102,81 @@ class Database:
         #: The URL without a password, for people.
         self.name = self._url.render_as_string(hide_password=True)
         self._engine = _engine(self._url)
-        with self._errors("opened"):
-            for component in components:
-                self._upgrade(component)
+        try:
+            with self._errors("opened"):
+                for component in components:
+                    self._upgrade(component)
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    @contextlib.contextmanager
+    def alone(self, who: str, *, wait_s: float = 60.0) -> Iterator[None]:
+        """Be the only program that is `who` on this database, until left.
+
+        Parameters
+        ----------
+        who : str
+            What there may be only one of: a word.
+        wait_s : float
+            How long to wait for another one to end: a restart may overlap.
+
+        Raises
+        ------
+        LedgerError
+            There still is another one.
+        """
+        with contextlib.ExitStack() as stack:
+            deadline_s = time.monotonic() + wait_s
+            while not self._lock(who, stack):
+                if time.monotonic() > deadline_s:
+                    raise LedgerError(
+                        f"another {who} uses the ledger {self.name}",
+                        "there can be only one at a time: end the other one first",
+                    )
+                time.sleep(_ASK_AGAIN_S)
+            yield
+
+    def _lock(self, who: str, stack: contextlib.ExitStack) -> bool:
+        """Take the lock of `who` until `stack` is closed; return whether it was free."""
+        if self._url.get_backend_name() == "postgresql":
+            return self._lock_postgresql(who, stack)
+        try:
+            file = os.open(f"{self._url.database}.{who}-lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {self.name} cannot be locked: {error.strerror}",
+                "this program has to be able to make files beside it",
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        stack.callback(os.close, file)
+        return True
+
+    def _lock_postgresql(self, who: str, stack: contextlib.ExitStack) -> bool:
+        with self._errors("opened"), contextlib.ExitStack() as own:
+            # The lock belongs to the connection, and is free as soon as this program has ended.
+            connection = own.enter_context(self._engine.connect())
+            # Without a transaction: an open one would keep old rows alive for as long.
+            plain = connection.execution_options(isolation_level="AUTOCOMMIT")
+            lock = _ADVISORY_LOCK, zlib.crc32(who.encode()) >> 1
+            if not plain.scalar(sa.select(sa.func.pg_try_advisory_lock(*lock))):
+                return False
+            # The connection itself goes back to the pool, and would take the lock with it.
+            own.callback(self._unlock, plain, lock)
+            stack.enter_context(own.pop_all())
+        return True
+
+    def _unlock(self, connection: sa.Connection, lock: tuple[int, int]) -> None:
+        with contextlib.suppress(SQLAlchemyError):
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(*lock)))
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:

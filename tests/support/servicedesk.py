@@ -34,12 +34,15 @@ class Desk:
         Where ledger and catalog are.
     monkeypatch
         Puts sites in memory in place of those of the catalog.
+    ledger : str
+        URL of the database; a file in `place` if not given.
     settings
         Fields of `ServiceSettings` that are to be otherwise.
     """
 
-    def __init__(self, place: Path, monkeypatch, **settings: object) -> None:
+    def __init__(self, place: Path, monkeypatch, ledger: str = "", **settings: object) -> None:
         self.place = place
+        self.ledger = ledger
         self.hub = FakeHub()
         self.alice = self.hub.user("alice")
         self.bob = self.hub.user("bob", "/gpu")
@@ -78,7 +81,7 @@ class Desk:
         self._http = AsyncHTTPClient(force_instance=True)
         settings = ServiceSettings(
             catalog=self.catalog,
-            ledger=str(self.place / "ledger.sqlite"),
+            ledger=self.ledger or str(self.place / "ledger.sqlite"),
             relay=RelayAccess(
                 f"ws://127.0.0.1:{self.relay.public_port}",
                 f"127.0.0.1:{self.relay.dial_port}",

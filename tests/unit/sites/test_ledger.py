@@ -313,3 +313,19 @@ def test_threads_and_a_second_process_write_at_once(ledger, place):
         thread.join()
     assert len(ledger.jobs()) == 90
     other.close()
+
+
+def test_there_is_only_one_service_at_a_time_on_a_ledger(place):
+    database, other = Database(str(place), JOBS), Database(str(place), JOBS)
+    with database.alone("service"):
+        with (
+            pytest.raises(LedgerError, match="another service uses the ledger"),
+            other.alone("service", wait_s=0.3),
+        ):
+            pass
+        with other.alone("something-else", wait_s=0):
+            pass
+    with other.alone("service", wait_s=0):
+        pass
+    database.close()
+    other.close()
