@@ -1,13 +1,14 @@
 """The loop around the plan, on a fake site: nothing is doubled, nothing is forgotten."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from offload_sites.fleet import Fleet
-from offload_sites.fleet_plan import Policy, Word, word_of
-from offload_sites.jobs import AgentState, AgentStatus, JobSpec, Resources
+from offload_sites.fleet_plan import FleetJob, Policy, Word, word_of
+from offload_sites.jobs import AgentState, AgentStatus, JobSpec, JobState, JobStatus, Resources
 from offload_sites.ledger_records import Waits
 from offload_sites.testing import FakeSite
 
@@ -441,3 +442,44 @@ async def test_close_returns_what_a_silent_site_has_not_confirmed(stage):
     left = await stage.fleet.close(timeout_s=0.5)
     assert [job.key for job in left] == ["c7-1"]
     assert word_of(left[0]) is Word.LEAVING
+
+
+# --- a fleet that goes on after it was cut off ---------------------------------------------------
+
+
+async def test_jobs_of_an_earlier_life_are_kept_and_their_numbers_not_used_again():
+    stage = Stage(naples={})
+    stage.fleet.wanted = 8
+    await stage.steps()
+    known = [replace(job, status=JobStatus(JobState.UNKNOWN)) for job in stage.fleet.jobs]
+    policies = {"naples": Policy(workers_per_job=4)}
+    again = Fleet("c7", stage.sites, stage.crew, policies, known=known, serial=2, clock=stage.clock)
+    again.wanted = 12
+    stage.fleet = again
+    await stage.steps()
+    assert list(stage.site.jobs) == ["c7-1", "c7-2", "c7-3"]
+    assert {job.status.state for job in again.jobs} == {JobState.QUEUED}
+
+
+async def test_a_job_whose_submission_was_cut_off_is_sent_again_under_its_key():
+    stage = Stage(naples={})
+    known = [FleetJob("c7-1", "naples", 4, submitted=stage.clock())]
+    policies = {"naples": Policy(workers_per_job=4)}
+    stage.fleet = Fleet(
+        "c7", stage.sites, stage.crew, policies, known=known, serial=1, clock=stage.clock
+    )
+    stage.fleet.wanted = 4
+    stage.fleet.ready = False
+    await stage.steps()
+    assert stage.site.jobs == {}
+    stage.fleet.ready = True
+    await stage.steps()
+    assert list(stage.site.jobs) == ["c7-1"]
+
+
+async def test_leaving_a_fleet_leaves_its_jobs_alone():
+    stage = Stage(naples={})
+    stage.fleet.wanted = 4
+    await stage.steps()
+    await stage.fleet.leave()
+    assert not any(job.cancelled for job in stage.site.jobs.values())
