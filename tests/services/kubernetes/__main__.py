@@ -18,6 +18,8 @@ async def serve(place, make):
     kit = KubeKit(place)
     await kit.start()
     kit.with_jobs()
+    if kit.fake:
+        kit.fake.open_to_all = True
     options = {"resources": {"cpu": "16", "nvidia.com/gpu": "4"}}
     await kit.kubelet(make, **options, **({} if make is VirtualKubelet else {"taints": []}))
     where = f"namespace {kit.namespace}, node {kit.node}"
