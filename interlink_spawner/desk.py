@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,13 +21,14 @@ from interlink_spawner.session_job import write_session_agent
 from offload_relay.access import RelayAccess
 from offload_sites.backend import SiteBackend, TokenSource
 from offload_sites.catalog import BaseSite, Catalog
+from offload_sites.choose import in_order
 from offload_sites.errors import CatalogError, LedgerError, OffloadError
 from offload_sites.jobs import JobHandle, SiteHealth, SiteState
 from offload_sites.ledger import JobRecord, Ledger, Waits
 from offload_sites.load import CatalogFile
 from offload_sites.registry import create_backend, site_kinds
 
-__all__ = ["Desk", "Seen"]
+__all__ = ["Desk", "Seen", "sites_in_order"]
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +268,10 @@ class Desk:
             self._asking.pop(site, None)
         self._health[site] = Seen(health, self.clock())
 
+    def in_order(self, profile: str, sites: Iterable[str]) -> tuple[str, ...]:
+        """Return `sites`, the best one for a session of `profile` first, as far as is known."""
+        return sites_in_order(profile, tuple(sites), self._health, self.waits)
+
     def health(self, site: str) -> Seen | None:
         """Return how a site was when it was asked last; None if it never was."""
         return self._health.get(site)
@@ -316,6 +321,20 @@ class Desk:
             self._folder = tempfile.TemporaryDirectory(prefix="offload-hub-")
             self._agent = await asyncio.to_thread(write_session_agent, Path(self._folder.name))
         return self._agent
+
+
+def sites_in_order(
+    profile: str,
+    sites: Collection[str],
+    seen: Mapping[str, Seen],
+    waits: Callable[[str, str], Waits],
+) -> tuple[str, ...]:
+    """Return `sites`, the best one for a session of `profile` first."""
+    return in_order(
+        sites,
+        {site: seen[site].health for site in sites if site in seen},
+        {site: waits(profile, site) for site in sites},
+    )
 
 
 async def _is_over(backend: SiteBackend, key: str, handle: JobHandle | None) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from interlink_spawner.desk import Seen
+from interlink_spawner.desk import Seen, sites_in_order
 from interlink_spawner.options import FREE_IMAGE, parse_options, walltime_choices
-from interlink_spawner.placement import in_order
 from interlink_spawner.progress import Elapsed
 from interlink_spawner.wording import (
     Tag,
@@ -214,8 +213,7 @@ class _Maker:
         return f"{self.catalog.sites[best].title}: {tag.word}. {wait}."
 
     def _best(self) -> str:
-        sites = self.profile.sites
-        return in_order(sites, self.seen, lambda site: self.waits(self.name, site))[0]
+        return sites_in_order(self.name, self.profile.sites, self.seen, self.waits)[0]
 
     def _site_line(self, name: str, disabled: bool) -> SiteLine:
         seen = self.seen.get(name)
@@ -350,7 +348,7 @@ def _again(
         resolved = resolve(catalog, choice, purpose="session", groups=groups)
     except InvalidOptionsError as error:
         return Again(f"profile {choice.profile}", "", f"{error}.", possible=False)
-    best = in_order(resolved.sites, seen, lambda site: waits(resolved.profile, site))[0]
+    best = sites_in_order(resolved.profile, resolved.sites, seen, waits)[0]
     tag = image_tag(resolved.image)
     title = catalog.sites[best].title
     state = site_tag(seen[best].health if best in seen else None)

@@ -6,7 +6,9 @@ configured for it. Only what the profile and the site say comes on top.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,9 +18,9 @@ from kubespawner.clients import load_config, shared_client
 from offload_sites.catalog import KubernetesSite, Toleration
 from offload_sites.resolve import Resolved
 
-__all__ = ["connect", "pod_settings", "without_kubernetes"]
+__all__ = ["connect", "keep_watching", "pod_settings", "without_kubernetes"]
 
-_GPU = "nvidia.com/gpu"
+_REVIVE_S = 15.0
 
 
 @contextlib.contextmanager
@@ -41,6 +43,25 @@ def connect(host: str, ssl_ca_cert: str, verify_ssl: bool | None) -> Any:
     """Return the client that KubeSpawner's constructor would have made."""
     load_config(host=host, ssl_ca_cert=ssl_ca_cert, verify_ssl=verify_ssl)
     return shared_client("CoreV1Api")
+
+
+def keep_watching(reflector: Any, log: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+    """Let a reflector of KubeSpawner go on after an outage of the API of any length.
+
+    After 51 s without the API it gives up (KubeSpawner 7.1, reflector.py), and pods are what they were
+    then until a hub is restarted: a session whose pod has ended would never be known to have.
+    """
+
+    async def revive() -> None:
+        await asyncio.sleep(_REVIVE_S)
+        reflector.watch_task = asyncio.create_task(reflector._watch_and_update())  # noqa: SLF001
+
+    def given_up() -> None:
+        log.warning("the watch of %s begins anew in %.0f s", reflector.kind, _REVIVE_S)
+        # In the place of the watch, so that whoever stops the reflector stops this.
+        reflector.watch_task = asyncio.create_task(revive())
+
+    reflector.on_failure = given_up
 
 
 def pod_settings(
@@ -78,7 +99,9 @@ def pod_settings(
     }
     if resources.gpus:
         for name in ("extra_resource_limits", "extra_resource_guarantees"):
-            settings[name] = {**present[name], _GPU: str(resources.gpus)}
+            settings[name] = {**present[name], site.gpu_resource: str(resources.gpus)}
+    if site.labels:
+        settings["extra_labels"] = {**present["extra_labels"], **site.labels}
     if site.namespace:
         settings["namespace"] = site.namespace
     if site.tolerations:

@@ -12,6 +12,7 @@ import logging
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from interlink_spawner.desk import Desk
@@ -36,13 +37,14 @@ from offload_sites.jobs import AgentState, AgentStatus, JobSpec, JobState, JobSt
 from offload_sites.ledger import JobRecord
 from offload_sites.units import render_duration
 
-__all__ = ["LiveSession", "Refused", "SessionEnded"]
+__all__ = ["LiveSession", "Moved", "Refused", "SessionEnded"]
 
 log = logging.getLogger(__name__)
 
 _SUBMIT_WITHIN_S = 120.0
 _RETRY_MOST_S = 30.0
 _PROBE_S = 0.2
+_LEAVE_WITHIN = timedelta(minutes=1)
 _LEASE_SPARE = timedelta(hours=24)
 
 
@@ -56,6 +58,15 @@ class SessionEnded(Exception):  # noqa: N818  # it is not always an error
 
 class Refused(SessionEnded):
     """Its site did not take it, and nothing of it is queued: another site may."""
+
+
+class Moved(Exception):  # noqa: N818  # it is no error
+    """A session waited too long, and its site has let it go: it is to be sent to another one."""
+
+    def __init__(self, site: str, why: str) -> None:
+        super().__init__(why)
+        self.site = site
+        self.why = why
 
 
 class LiveSession:
@@ -247,7 +258,11 @@ class LiveSession:
         await asyncio.sleep(min(_RETRY_MOST_S, 2.0**attempt) * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def until_ready(
-        self, answers: Callable[[], Awaitable[bool]], *, start_limit: timedelta
+        self,
+        answers: Callable[[], Awaitable[bool]],
+        *,
+        start_limit: timedelta,
+        elsewhere: Callable[[Session], Awaitable[tuple[str, str] | None]] | None = None,
     ) -> None:
         """Wait until the server answers.
 
@@ -257,14 +272,21 @@ class LiveSession:
             Asks the server for an answer through the relay.
         start_limit : timedelta
             How long the job may run without.
+        elsewhere : callable or None
+            Takes the session while it is queued; returns the name of another site and why it should
+            go there, or None if it should stay.
 
         Raises
         ------
         SessionEnded
             The job ended, waited too long, or ran for too long without an answer.
+        Moved
+            It is to go elsewhere, and nothing of it is left where it was.
         """
         while True:
             now = self._desk.clock()
+            if self.session.leaving_for:  # a hub that starts again goes on with it here
+                await self._leave()
             if self.session.ended:
                 await self._settle()
                 raise SessionEnded(ended_job(self.session, self._desk.clock()))
@@ -273,7 +295,30 @@ class LiveSession:
                 self._move(self.session.answered(self._desk.clock()))
                 return
             self._check_limits(now, start_limit)
+            if elsewhere is not None and self._only_waits:
+                other = await elsewhere(self.session)
+                if other is not None:
+                    site, why = other
+                    self._move(replace(self.session, leaving_for=site, leaving=why))
+                    continue
             await self.changed(_PROBE_S if connected and self._endpoints else 5.0)
+
+    @property
+    def _only_waits(self) -> bool:
+        status, agent = self.session.status, self.session.agent
+        return status.state is JobState.QUEUED and agent.state is AgentState.ABSENT
+
+    async def _leave(self) -> None:
+        """Take the job out of its queue, however long its site takes to say so, and raise Moved."""
+        session = self.session
+        log.info("job %s (%s): %s", session.handle, session.key, session.leaving)
+        if not session.status.state.ended:
+            await self.end(session.leaving, within=_LEAVE_WITHIN)
+        while not self.session.status.state.ended:
+            if self._desk.clock() > session.queue_until:
+                raise SessionEnded(ended_queue(self.session, self._desk.clock()))
+            await self.changed(5.0)
+        raise Moved(session.leaving_for, session.leaving)
 
     def _check_limits(self, now: datetime, start_limit: timedelta) -> None:
         session = self.session

@@ -267,8 +267,15 @@ def _longer(session: Session, waits: Waits, now: datetime) -> str:
 
 
 def _note(session: Session, retry_s: float) -> tuple[str, str] | None:
-    if session.silent_since is None or session.agent.state is AgentState.CONNECTED:
+    if session.agent.state is AgentState.CONNECTED:
         return None
+    if session.leaving:
+        return (
+            f"{session.leaving}.",
+            "It is sent there as soon as its first site has let it go, so it never runs twice.",
+        )
+    if session.silent_since is None:
+        return (f"{session.came}.", "") if session.came else None
     return (
         f"We ask again every {retry_s:.0f} s. Nothing is lost and nothing is submitted twice.",
         "If the job starts meanwhile, its agent connects here directly, and this page goes on.",

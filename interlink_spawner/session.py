@@ -93,6 +93,10 @@ class Session:
         Stage to the time at which it began.
     ready : datetime or None
         When the server first answered.
+    came : str
+        Why it is at this site, if it was at another one before.
+    leaving, leaving_for : str
+        Why it is to go to another site, and the name of that, while its own has not let it go yet.
     """
 
     id: str
@@ -117,6 +121,9 @@ class Session:
     agent: AgentStatus = field(default=_NO_AGENT)
     marks: Mapping[Stage, datetime] = field(default_factory=dict)
     ready: datetime | None = None
+    came: str = ""
+    leaving: str = ""
+    leaving_for: str = ""
 
     # --- what follows from what is known ---------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """`InterLinkSpawner`: sessions of a JupyterHub wherever the catalog says. The edge to the hub.
 
-What decides is elsewhere and pure: `options`, `placement`, `session`, `progress`, `failures`. What
+What decides is elsewhere and pure: `options`, `session`, `progress`, `failures`. What
 follows a job is `live`. Here the hub's calls become theirs, and their results the hub's.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,9 +28,8 @@ from interlink_spawner import kube, pages
 from interlink_spawner.broker import SpawnerTokens
 from interlink_spawner.desk import Desk
 from interlink_spawner.failures import End, ended_job, ended_refused, load_end
-from interlink_spawner.live import LiveSession, Refused, SessionEnded
+from interlink_spawner.live import LiveSession, Moved, Refused, SessionEnded
 from interlink_spawner.options import parse_query, read_form, resolve_session
-from interlink_spawner.placement import in_order
 from interlink_spawner.progress import Progress, progress_of
 from interlink_spawner.session import Session, Stage, load_session
 from interlink_spawner.session_job import SessionRequest, session_job
@@ -38,8 +37,9 @@ from interlink_spawner.wording import image_tag
 from offload_relay.access import RelayAccess
 from offload_sites.backend import TokenSource
 from offload_sites.catalog import KubernetesSite
+from offload_sites.choose import moved_words, next_site
 from offload_sites.errors import CatalogError, InvalidOptionsError, OffloadError
-from offload_sites.jobs import JobSpec, SecretFiles
+from offload_sites.jobs import JobSpec, SecretFiles, SiteHealth
 from offload_sites.ledger import Ledger
 from offload_sites.resolve import Resolved
 
@@ -197,6 +197,7 @@ class InterLinkSpawner(KubeSpawner):
         self._resolved: Resolved | None = None
         self._expected: Session | None = None  # while its site is being chosen
         self._resuming = False
+        self._tried: set[str] = set()  # where this session has waited for too long
         #: How the last session ended, if its user did not end it.
         self.last_end: End | None = None
         with kube.without_kubernetes():
@@ -222,6 +223,20 @@ class InterLinkSpawner(KubeSpawner):
     @api.setter
     def api(self, client: Any) -> None:
         self._api = client
+
+    @default("delete_pvc")
+    def _default_delete_pvc(self) -> bool:
+        # A volume is its user's: it stays when a server, or a named one, is deleted.
+        return False
+
+    @default("pvc_name_template")
+    def _default_pvc_name_template(self) -> str:
+        return "claim-{username}"
+
+    async def _start_reflector(self, *args: Any, **kwargs: Any) -> Any:
+        reflector = await super()._start_reflector(*args, **kwargs)
+        kube.keep_watching(reflector, self.log)
+        return reflector
 
     # --- what is shared by all spawners ----------------------------------------------------------
 
@@ -355,36 +370,76 @@ class InterLinkSpawner(KubeSpawner):
 
     async def _start_anywhere(self) -> str:
         self.last_end = None
+        self._tried.clear()
         resolved = self._resolved
         if resolved is None:
             raise SpawnFailed(400, "no options were checked for this server")
         if not self._all_kubernetes(resolved):
             self._expected = self._new_session(resolved, resolved.sites[0], 1)
-        sites = await self._sites_in_order(resolved)
+        return await self._start_at(resolved, await self._sites_in_order(resolved))
+
+    async def _start_at(
+        self, resolved: Resolved, sites: Sequence[str], *, number: int = 1, came: str = ""
+    ) -> str:
+        """Start the session at the first of `sites` that takes it, and move it when that is best."""
         refused: Refused | None = None
-        for number, site in enumerate(sites, 1):
+        todo = list(sites)
+        while todo:
+            site = todo.pop(0)
             if self.desk.catalog.sites[site].kind == _KUBERNETES:
                 return await self._start_pod(resolved, site)
             try:
-                return await self._start_job(self._new_session(resolved, site, number))
+                return await self._start_job(self._new_session(resolved, site, number, came))
             except Refused as error:
                 refused = error
                 self.log.warning("%s: %s", self._log_name, error)
+            except Moved as moved:
+                # The site that it has left comes last, should the others refuse it.
+                todo = [moved.site, *(one for one in todo if one != moved.site), site]
+                came = moved.why
             except SessionEnded as error:
                 raise await self._failure_of(error.end) from error
+            number += 1
         assert refused is not None  # noqa: S101  # a profile has a site
         raise await self._failure_of(refused.end) from refused
 
-    async def _sites_in_order(self, resolved: Resolved) -> list[str]:
+    async def _sites_in_order(self, resolved: Resolved) -> Sequence[str]:
         if len(resolved.sites) == 1:
-            return list(resolved.sites)
+            return resolved.sites
+        await self._ask_sites(resolved)
+        return self.desk.in_order(resolved.profile, resolved.sites)
+
+    async def _ask_sites(self, resolved: Resolved) -> Mapping[str, SiteHealth]:
         seen = await self.desk.healths(
             resolved.sites,
             user=self.user.name,
             tokens=self.token_source,
             within_s=_HEALTH_WITHIN_S,
         )
-        return in_order(resolved.sites, seen, lambda site: self.desk.waits(resolved.profile, site))
+        return {site: one.health for site, one in seen.items()}
+
+    async def _elsewhere(self, session: Session) -> tuple[str, str] | None:
+        """Return where a session that waits should go, and why; None if it should stay."""
+        resolved = self._resolved
+        if resolved is None or len(resolved.sites) == 1:
+            return None
+        waited = self.desk.clock() - session.marks[Stage.SUBMITTED]
+        if waited < resolved.patience:
+            return None
+        site = next_site(
+            session.site,
+            waited,
+            resolved.patience,
+            sites=resolved.sites,
+            health=await self._ask_sites(resolved),
+            waits={site: self.desk.waits(resolved.profile, site) for site in resolved.sites},
+            tried=self._tried,
+        )
+        if site is None:
+            return None
+        self._tried.add(session.site)
+        title = self.desk.catalog.sites[site].title
+        return site, moved_words(session.site_title, title, waited)
 
     async def _start_pod(self, resolved: Resolved, site: str) -> str:
         """Let KubeSpawner start its own pod."""
@@ -393,7 +448,7 @@ class InterLinkSpawner(KubeSpawner):
         assert isinstance(model, KubernetesSite)  # noqa: S101  # of this kind
         names = (
             *("environment", "node_selector", "extra_pod_config"),
-            *("extra_resource_limits", "extra_resource_guarantees"),
+            *("extra_resource_limits", "extra_resource_guarantees", "extra_labels"),
         )
         present = {name: getattr(self, name) for name in names}
         for name in ("tolerations", "image_pull_secrets"):
@@ -406,8 +461,10 @@ class InterLinkSpawner(KubeSpawner):
     async def load_user_options(self) -> None:
         """Do nothing: what KubeSpawner would do with options has been done with the catalog's."""
 
-    def _new_session(self, resolved: Resolved, site: str, number: int) -> Session:
+    def _new_session(self, resolved: Resolved, site: str, number: int, came: str = "") -> Session:
         now = self.desk.clock()
+        # One that was moved has waited since it was asked for.
+        asked = self._session.asked if self._session and came else now
         session_id = self._session.id if self._session else f"s{os.urandom(5).hex()}"
         return Session(
             id=session_id,
@@ -423,8 +480,9 @@ class InterLinkSpawner(KubeSpawner):
             resources=resolved.resources,
             walltime=resolved.walltime,
             queue_budget=resolved.queue_budget,
-            asked=now,
+            asked=asked,
             marks={Stage.SUBMITTED: now},
+            came=came,
         )
 
     async def _start_job(self, session: Session) -> str:
@@ -437,7 +495,11 @@ class InterLinkSpawner(KubeSpawner):
         if session.handle is None:
             agent = await self.desk.agent()
             await live.submit(lambda known: self._job(known, agent))
-        await live.until_ready(self._answers, start_limit=timedelta(seconds=self.job_start_timeout))
+        await live.until_ready(
+            self._answers,
+            start_limit=timedelta(seconds=self.job_start_timeout),
+            elsewhere=self._elsewhere,
+        )
         return f"{self._gateway}{self.server.base_url}"
 
     def _job(self, session: Session, agent: Path) -> tuple[JobSpec, SecretFiles]:
@@ -660,13 +722,23 @@ class InterLinkSpawner(KubeSpawner):
             self._spawn_pending = self._resuming = False
 
     async def _start_again(self, session: Session) -> str:
+        number = int(session.key.rpartition("-")[2])
         try:
-            if session.handle is None:  # it may never have been sent
-                await self.desk.started()
+            await self.desk.started()
+            try:
                 self._resolved = resolve_session(
                     self.desk.catalog, self.user_options or self._good_options, groups=self.groups
                 )
+            except OffloadError:
+                if session.handle is None:  # it may never have been sent, and cannot be now
+                    raise
+                # It is in its queue: whatever the catalog says by now, it stays there.
             return await self._start_job(session)
+        except Moved as moved:
+            assert self._resolved is not None  # noqa: S101  # nothing is moved without
+            return await self._start_at(
+                self._resolved, [moved.site, session.site], number=number + 1, came=moved.why
+            )
         except SessionEnded as error:
             raise await self._failure_of(error.end) from error
         except OffloadError as error:

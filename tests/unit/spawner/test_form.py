@@ -4,10 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from interlink_spawner.desk import Seen
+from interlink_spawner.desk import Seen, sites_in_order
 from interlink_spawner.form import form_of
 from interlink_spawner.options import read_form, resolve_session
-from interlink_spawner.placement import in_order
 from interlink_spawner.wording import count, render_range, wait_text
 from offload_sites.jobs import SiteHealth, SiteState
 from offload_sites.ledger_records import Waits
@@ -172,7 +171,7 @@ def order(waits=None, **states):
     seen = {name: Seen(SiteHealth(state), NOW) for name, state in states.items()}
     sites = ["a", "b", "c"]
     known = {name: Waits(20, timedelta(minutes=m), None) for name, m in (waits or {}).items()}
-    return in_order(sites, seen, lambda site: known.get(site, Waits()))
+    return list(sites_in_order("p", sites, seen, lambda _, site: known.get(site, Waits())))
 
 
 def test_the_catalog_decides_between_equals():

@@ -1,10 +1,12 @@
 """What a profile sets on a KubeSpawner, and a KubeSpawner without Kubernetes."""
 
+import asyncio
+import logging
 from datetime import timedelta
 
 import kubespawner.spawner
 
-from interlink_spawner.kube import pod_settings, without_kubernetes
+from interlink_spawner.kube import keep_watching, pod_settings, without_kubernetes
 from offload_sites.catalog import KubernetesSite, Node, Toleration
 from offload_sites.jobs import ImageRef, Resources
 from offload_sites.resolve import Resolved
@@ -15,6 +17,7 @@ PRESENT = {
     "extra_pod_config": {"restartPolicy": "OnFailure"},
     "extra_resource_limits": {},
     "extra_resource_guarantees": {},
+    "extra_labels": {"hub": "yes"},
     "tolerations": [{"key": "hub", "operator": "Exists"}],
     "image_pull_secrets": ["hub"],
 }
@@ -38,6 +41,7 @@ SITE = KubernetesSite(
     node_selector={"gpu": "yes"},
     tolerations=[Toleration(key="gpu", value="yes", effect="NoSchedule"), Toleration(key="x")],
     image_pull_secrets=["registry"],
+    labels={"kueue.x-k8s.io/queue-name": "analysis"},
 )
 
 
@@ -57,6 +61,7 @@ def test_what_the_administrator_has_set_stays():
     assert settings["node_selector"] == {"pool": "users", "gpu": "yes"}
     assert settings["extra_pod_config"]["restartPolicy"] == "OnFailure"
     assert settings["image_pull_secrets"] == ["hub", "registry"]
+    assert settings["extra_labels"] == {"hub": "yes", "kueue.x-k8s.io/queue-name": "analysis"}
     assert settings["tolerations"] == [
         {"key": "hub", "operator": "Exists"},
         {"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"},
@@ -83,3 +88,31 @@ def test_a_notebook_in_a_pod_knows_its_profile_and_where_the_service_is():
         pod_settings(RESOLVED, SITE, mine, url)["environment"]["OFFLOAD_SERVICE_URL"]
         == "http://mine"
     )
+
+
+class Reflector:
+    """Stands for KubeSpawner's: its watch gives up as often as it is told."""
+
+    kind = "pods"
+
+    def __init__(self, outages):
+        self.outages = outages
+        self.watching = asyncio.Event()
+        self.on_failure = None
+
+    async def _watch_and_update(self):
+        if self.outages:
+            self.outages -= 1
+            self.on_failure()
+            return
+        self.watching.set()
+
+
+async def test_a_watch_that_gave_up_begins_anew_until_the_api_is_back(monkeypatch):
+    monkeypatch.setattr("interlink_spawner.kube._REVIVE_S", 0.01)
+    reflector = Reflector(outages=3)
+    keep_watching(reflector, logging.getLogger(__name__))
+    await reflector._watch_and_update()
+    async with asyncio.timeout(20):
+        await reflector.watching.wait()
+    await reflector.watch_task

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from interlink_spawner.desk import Desk
-from interlink_spawner.live import LiveSession, Refused, SessionEnded
+from interlink_spawner.live import LiveSession, Moved, Refused, SessionEnded
 from interlink_spawner.poller import Poller
 from interlink_spawner.session import Session, Stage
 from offload_relay.access import RelayAccess
@@ -267,3 +268,52 @@ async def test_a_session_of_a_site_that_is_gone_lives_on_through_the_relay(kit):
     with pytest.raises(Refused):
         await orphan.submit(lambda _: (SPEC, {}))
     await orphan.close()
+
+
+async def elsewhere(_):
+    return "rome", "nothing started at Farm within 30 min; it goes to Rome"
+
+
+async def test_a_session_that_waits_too_long_leaves_only_once_its_site_has_let_it_go(kit):
+    await kit.submit()
+    kit.site.slow_cancel = True
+    waiting = asyncio.create_task(
+        kit.live.until_ready(answers_never, start_limit=LIMIT, elsewhere=elsewhere)
+    )
+    await eventually(lambda: kit.live.session.leaving_for == "rome")
+    await eventually(lambda: kit.site.jobs["s1-1"].cancelled)
+    assert not waiting.done()
+    assert kit.stored[-1].leaving_for == "rome"
+    kit.site.finish_cancel()
+    with pytest.raises(Moved, match="it goes to Rome") as moved:
+        await waiting
+    assert moved.value.site == "rome"
+    assert kit.relay.told == ["s1-1"]
+
+
+async def test_a_hub_that_restarts_while_a_session_moves_goes_on_moving_it(kit):
+    await kit.submit()
+    session = replace(kit.live.session, leaving_for="rome", leaving="it goes to Rome")
+    kit.site.remove("s1-1")
+    again = kit.follow(session)
+    await again.open()
+    with pytest.raises(Moved):
+        await again.until_ready(answers_never, start_limit=LIMIT)
+    await again.close()
+    await again.poller.close()
+
+
+async def test_a_session_that_runs_is_not_moved(kit):
+    await kit.submit()
+    kit.site.start("s1-1")
+    kit.relay.says("s1-1", "connected")
+    await kit.live.until_ready(answers_at_once, start_limit=LIMIT, elsewhere=elsewhere)
+    assert not kit.site.jobs["s1-1"].cancelled
+
+
+async def answers_never():
+    return False
+
+
+async def answers_at_once():
+    return True
