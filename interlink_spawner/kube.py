@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import kubespawner.spawner
+from kubernetes_asyncio.client import ApiException
 from kubespawner.clients import load_config, shared_client
 
 from offload_sites.catalog import KubernetesSite, Toleration
+from offload_sites.jobs import JobState
+from offload_sites.kubernetes.states import status_of_pod
 from offload_sites.resolve import Resolved
+from offload_sites.wording import shorten
 
-__all__ = ["connect", "keep_watching", "pod_settings", "without_kubernetes"]
+__all__ = [
+    "api_words",
+    "connect",
+    "keep_watching",
+    "pod_settings",
+    "why_not",
+    "without_kubernetes",
+]
 
 _REVIVE_S = 15.0
 
@@ -62,6 +75,33 @@ def keep_watching(reflector: Any, log: logging.Logger | logging.LoggerAdapter[An
         reflector.watch_task = asyncio.create_task(revive())
 
     reflector.on_failure = given_up
+
+
+def why_not(pod: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """Return why a pod does not run, in a sentence, and whether it never will; empty if it is not known.
+
+    Parameters
+    ----------
+    pod : mapping or None
+        As the API has it.
+    """
+    if pod is None:
+        return "", False
+    status = status_of_pod(pod, timedelta(0))
+    if status.state is JobState.RUNNING or not status.reason:
+        return "", False
+    said = f" ({status.said})" if status.said else ""
+    hint = f"; {status.hint}" if status.hint else ""
+    return f"{status.reason}{said}{hint}", status.state.ended
+
+
+def api_words(error: ApiException) -> str:
+    """Return what the API server said; the rest of such an error is for the log."""
+    try:
+        message = json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):
+        message = f"its API answers {error.status}"
+    return shorten(str(message), 300)
 
 
 def pod_settings(

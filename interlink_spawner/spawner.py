@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import jupyterhub
 from jupyterhub.app import JupyterHub
+from kubernetes_asyncio.client import ApiException
 from kubespawner import KubeSpawner
 from sqlalchemy.orm import object_session
 from tornado import web
@@ -36,7 +37,7 @@ from interlink_spawner.session_job import SessionRequest, session_job
 from interlink_spawner.wording import image_tag
 from offload_relay.access import RelayAccess
 from offload_sites.backend import TokenSource
-from offload_sites.catalog import KubernetesSite
+from offload_sites.catalog import BaseSite, KubernetesSite
 from offload_sites.choose import moved_words, next_site
 from offload_sites.errors import CatalogError, InvalidOptionsError, OffloadError
 from offload_sites.jobs import JobSpec, SecretFiles, SiteHealth
@@ -197,6 +198,7 @@ class InterLinkSpawner(KubeSpawner):
         self._resolved: Resolved | None = None
         self._expected: Session | None = None  # while its site is being chosen
         self._resuming = False
+        self._pod_site = ""
         self._tried: set[str] = set()  # where this session has waited for too long
         #: How the last session ended, if its user did not end it.
         self.last_end: End | None = None
@@ -234,6 +236,8 @@ class InterLinkSpawner(KubeSpawner):
         return "claim-{username}"
 
     async def _start_reflector(self, *args: Any, **kwargs: Any) -> Any:
+        # Reflectors make clients of their own, from a configuration that connecting loads.
+        assert self.api is not None  # noqa: S101
         reflector = await super()._start_reflector(*args, **kwargs)
         kube.keep_watching(reflector, self.log)
         return reflector
@@ -443,7 +447,7 @@ class InterLinkSpawner(KubeSpawner):
 
     async def _start_pod(self, resolved: Resolved, site: str) -> str:
         """Let KubeSpawner start its own pod."""
-        self._place = _KUBERNETES
+        self._place, self._pod_site = _KUBERNETES, site
         model = self.desk.catalog.sites[site]
         assert isinstance(model, KubernetesSite)  # noqa: S101  # of this kind
         names = (
@@ -456,7 +460,32 @@ class InterLinkSpawner(KubeSpawner):
         service_url = self.pod_service_url or self.service_url
         for name, value in kube.pod_settings(resolved, model, present, service_url).items():
             setattr(self, name, value)
-        return str(await super()._start())
+        try:
+            return str(await super()._start())
+        except ApiException as error:
+            self.log.exception("%s: the pod could not be started", self._log_name)
+            raise self._pod_failed(model, kube.api_words(error)) from error
+        except TimeoutError as error:
+            why, _ = kube.why_not(self._pod_seen())
+            raise self._pod_failed(model, why or str(error)) from error
+
+    def _pod_seen(self) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.pod_reflector.pods.get(
+            f"{self.namespace}/{self.pod_name}"
+        )
+        return found
+
+    def _pod_failed(self, site: BaseSite, why: str) -> SpawnFailed:
+        self._uncount()
+        return SpawnFailed(424, f"The pod did not start at {site.title}: {why}.")
+
+    def is_pod_running(self, pod: Any) -> bool:
+        """Tell whether a pod runs; raise if it never will, rather than wait for `start_timeout`."""
+        why, final = kube.why_not(pod)
+        if final:
+            raise self._pod_failed(self.desk.catalog.sites[self._pod_site], why)
+        # KubeSpawner fails, and leaves the pod behind, where one that runs has no address yet.
+        return bool(pod and pod["status"].get("podIP")) and bool(super().is_pod_running(pod))
 
     async def load_user_options(self) -> None:
         """Do nothing: what KubeSpawner would do with options has been done with the catalog's."""

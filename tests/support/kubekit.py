@@ -84,10 +84,13 @@ class KubeKit:
         with contextlib.suppress(ApiError, OSError):
             await self.client.ask("DELETE", f"/api/v1/namespaces/{self.namespace}")
 
-    async def kubelet(self, make: Callable[..., Kubelet] = Kubelet, **options: Any) -> Kubelet:
-        """Start a node; `make` says of what kind."""
+    async def kubelet(
+        self, make: Callable[..., Kubelet] = Kubelet, *, name: str = "", **options: Any
+    ) -> Kubelet:
+        """Start a node; `make` says of what kind, and `name` is given to all but one."""
         options.setdefault("taints", [{"key": TAINT, "value": "yes", "effect": "NoSchedule"}])
-        node = make(self.client, self.node, self.place / "node", **options)
+        place = self.place / (name or "node")
+        node = make(self.client, name or self.node, place, **options)
         return await self._stack.enter_async_context(node)
 
     async def pods(self) -> list[dict[str, Any]]:
@@ -127,6 +130,10 @@ class InThread:
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Call a function within the loop."""
+        self._loop.call_soon_threadsafe(function, *args)
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

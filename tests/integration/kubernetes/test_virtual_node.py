@@ -59,7 +59,7 @@ def test_a_batch_job_killed_behind_our_back_is_replaced_though_the_site_calls_it
         futures = client.map(slow_square, range(300))
         eventually_sync(lambda: sum(future.done() for future in futures) > 20)
         victim = hpc.pods()[0]["metadata"]["uid"]
-        hpc.thread._loop.call_soon_threadsafe(hpc.plugin.scancel, victim)
+        hpc.thread.call(hpc.plugin.scancel, victim)
         assert client.gather(futures) == SQUARES
         cluster.wait_for_workers(4, timeout=TIMEOUT_S)
         pod = next((p for p in hpc.pods() if p["metadata"]["uid"] == victim), None)

@@ -691,11 +691,7 @@ def _default_pod(pod: dict[str, Any]) -> None:
                 volume[kind].setdefault("defaultMode", 0o644)
     for container in spec.get("containers") or []:
         container.setdefault("imagePullPolicy", "IfNotPresent")
-        limits = (container.get("resources") or {}).get("limits") or {}
-        if limits:
-            requests = container["resources"].setdefault("requests", {})
-            for name, amount in limits.items():
-                requests.setdefault(name, amount)
+        _default_resources(container)
     if spec.get("automountServiceAccountToken") is not False:
         _mount_token(spec)
     # The plugin DefaultTolerationSeconds.
@@ -710,6 +706,15 @@ def _default_pod(pod: dict[str, Any]) -> None:
                 {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
             )
     pod["status"] = {"phase": "Pending", "qosClass": "Burstable"}
+
+
+def _default_resources(container: dict[str, Any]) -> None:
+    amounts = container.get("resources") or {}
+    for kind in ("limits", "requests"):
+        for name, amount in (amounts.get(kind) or {}).items():
+            amounts[kind][name] = str(amount)
+    for name, amount in (amounts.get("limits") or {}).items():
+        amounts.setdefault("requests", {}).setdefault(name, amount)
 
 
 def _mount_token(spec: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ _FACTORS = {
     **{unit: Fraction(1000) ** n for n, unit in enumerate("kMGTPE", 1)},
     **{unit + "i": Fraction(1024) ** n for n, unit in enumerate("KMGTPE", 1)},
 }
+_AMOUNT = re.compile(r"\.(limits|requests)\.[\w./-]+$")
+_PLAIN = {"str": str, "bool": bool, "int": int, "float": (int, float), "datetime": str}
 _MIB = 1024**2
 _NO_NAME_CHECK = {"events"}
 
@@ -62,17 +64,22 @@ def _mismatches(value: Any, kind: str, path: str) -> Iterator[str]:
         for name, one in value.items():
             yield from _mismatches(one, inner[1], f"{path}.{name}")
         return
-    plain = {"str": str, "bool": bool, "int": int, "float": (int, float), "datetime": str}.get(kind)
-    if plain is not None:
-        if not isinstance(value, plain) or (kind == "int" and isinstance(value, bool)):
-            yield f"{path}: expected {kind}, got {value!r}"
-        elif kind == "datetime":
-            try:
-                datetime.fromisoformat(value)
-            except ValueError:
-                yield f"{path}: expected a time, got {value!r}"
-        return
-    yield from _model_mismatches(value, kind, path)
+    if kind in _PLAIN:
+        yield from _plain_mismatches(value, kind, path)
+    else:
+        yield from _model_mismatches(value, kind, path)
+
+
+def _plain_mismatches(value: Any, kind: str, path: str) -> Iterator[str]:
+    if kind == "str" and isinstance(value, int | float) and _AMOUNT.search(path):
+        return  # amounts may be numbers, and are stored as text
+    if not isinstance(value, _PLAIN[kind]) or (kind == "int" and isinstance(value, bool)):
+        yield f"{path}: expected {kind}, got {value!r}"
+    elif kind == "datetime":
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            yield f"{path}: expected a time, got {value!r}"
 
 
 def _model_mismatches(value: Any, kind: str, path: str) -> Iterator[str]:
@@ -150,6 +157,7 @@ def check_data(value: Mapping[str, Any], resource: str) -> None:
 
 
 def quantity(text: str) -> Fraction:
+    text = str(text)
     match = _QUANTITY.fullmatch(text)
     if not match:
         raise Invalid([f"quantities must match the regular expression, got {text!r}"], strict=True)
