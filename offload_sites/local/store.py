@@ -178,5 +178,5 @@ def _health_of(snapshot: Snapshot) -> SiteHealth:
     free = None if limits.cpus is None else max(0, limits.cpus - used.cpus)
     if snapshot.waiting or not fits(Size(1), used, limits):
         waiting = len(snapshot.waiting)
-        return SiteHealth(SiteState.FULL, f"{used.jobs} jobs are running, {waiting} wait", free)
+        return SiteHealth(SiteState.FULL, f"{used.jobs} running, {waiting} waiting", free)
     return SiteHealth(SiteState.UP, "", free)

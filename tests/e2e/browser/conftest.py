@@ -1,0 +1,195 @@
+"""A hub with pages that one would show, and a real browser to look at them with."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.hubkit import PROXY, HubKit
+from tests.support.tiers import lacking
+from tests.support.waiting import scaled
+
+_CHROMIUM = "/usr/bin/chromium"
+# Nothing that calls home, and no sandbox: the tests may run as root, in a container.
+_QUIET = (
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+CATALOG = """
+sites:
+  naples:
+    kind: local
+    title: RAC Naples
+    max_walltime: 48h
+    directory: {place}/naples
+    max_jobs: 1
+  leonardo:
+    kind: local
+    title: Leonardo
+    max_walltime: 24h
+    directory: {place}/leonardo
+images:
+  highrate: {{title: "AlmaLinux 9, high-rate analysis", python: {python}}}
+  minimal: {{title: A minimal image, python: {place}/bare-python}}
+profiles:
+  htc:
+    title: HTC cores
+    description: Analysis of a few files; scale out with Dask
+    sites: [naples]
+    images: [highrate]
+    resources: {{cpus: {{choices: [1, 2, 4]}}, memory: {{per_cpu: 2GiB}}}}
+    walltime: {{default: 8h, max: 24h}}
+  hpc:
+    title: HPC node
+    description: Training and large fits
+    sites: [leonardo]
+    images: [highrate]
+    resources: {{cpus: 8, memory: 32GiB}}
+    walltime: {{default: 10m, max: 24h}}
+    groups: [gpu]
+  own:
+    title: An image without JupyterLab
+    description: Shows what a session says that cannot start
+    sites: [leonardo]
+    images: [minimal]
+    resources: {{cpus: 1, memory: 2GiB}}
+"""
+
+SERVICE = """
+c.JupyterHub.services += [{{
+    "name": "offload",
+    "url": "http://127.0.0.1:{service}",
+    "command": ["{python}", "-m", "offload_cli", "service", "--catalog", str(place / "catalog.yaml")],
+    "environment": {{
+        "OFFLOAD_LEDGER": str(place / "ledger.sqlite"),
+        "OFFLOAD_RELAY_URL": "ws://127.0.0.1:{relay}",
+        "OFFLOAD_RELAY_DIAL": "127.0.0.1:{dial}",
+        "OFFLOAD_RELAY_KEY_FILE": str(place / "relay.key"),
+        "PYTHONPATH": {path!r},
+    }},
+    "oauth_no_confirm": True,
+    "oauth_client_allowed_scopes": ["admin-ui"],
+}}]
+c.JupyterHub.load_roles += [
+    {{"name": "user", "scopes": ["self", "access:services!service=offload"]}},
+    {{"name": "server", "scopes": ["users:activity!user", "access:servers!server",
+                                 "access:services!service=offload"]}},
+]
+c.InterLinkSpawner.service_url = "http://127.0.0.1:{public}/services/offload"
+# As docs/howto/dask-panel.md says.
+c.Spawner.environment = {{
+    "DASK_LABEXTENSION__FACTORY__MODULE": "dask_offload",
+    "DASK_LABEXTENSION__FACTORY__CLASS": "OffloadCluster",
+}}
+"""
+
+
+@pytest.fixture(scope="session")
+def chromium(request):
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        lacking(request.config, "browser", "the Python package playwright is missing: make setup")
+    if not Path(_CHROMIUM).exists():
+        lacking(request.config, "browser", "no /usr/bin/chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=_QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def hub(request):
+    if not PROXY.exists():
+        lacking(request.config, "browser", "configurable-http-proxy is missing: make setup")
+    place = Path(tempfile.mkdtemp(prefix="hub-"))
+    kit = HubKit(place)
+    kit.write_catalog()
+    (place / "catalog.yaml").write_text(CATALOG.format(place=place, python=sys.executable))
+    kit.config_more = SERVICE.format(
+        service=next(kit._ports),
+        python=sys.executable,
+        relay=kit.relay_port,
+        dial=kit.dial,
+        path=kit.environment["PYTHONPATH"],
+        public=kit.public,
+    )
+    try:
+        kit.start()
+        yield kit
+    finally:
+        try:
+            kit.close()
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def visit(chromium, hub, request):
+    """Sign a user in, in a browser window of their own; options as of a playwright context."""
+    contexts = []
+
+    def sign_in(name, **options):
+        context = chromium.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "base_url": hub.url, **options}
+        )
+        context.set_default_timeout(scaled(60) * 1000)
+        contexts.append(context)
+        page = context.new_page()
+        page.goto("/hub/login")
+        page.fill("#username_input", name)
+        page.fill("#password_input", "secret")
+        page.click("#login_submit")
+        # The form, or the server that runs already.
+        page.wait_for_url(lambda url: "/login" not in url)
+        return page
+
+    yield sign_in
+    for context in contexts:
+        if getattr(request.node, "failed_report", None):
+            for number, page in enumerate(context.pages):
+                page.screenshot(path=str(shots() / f"failed-{request.node.name}-{number}.png"))
+        context.close()
+
+
+def shots():
+    """Return where pictures go: `OFFLOAD_SCREENSHOTS`, or a folder that git ignores."""
+    folder = Path(os.environ.get("OFFLOAD_SCREENSHOTS") or "artefacts/screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def shoot():
+    def take(page, name):
+        page.screenshot(path=str(shots() / f"{name}.png"))
+
+    return take
+
+
+@pytest.fixture(autouse=True)
+def _logs(request):
+    """Print the end of each process's log if a test fails."""
+    yield
+    if getattr(request.node, "failed_report", None) and "hub" in request.fixturenames:
+        kit = request.getfixturevalue("hub")
+        for name in ("hub", "relay"):
+            print(f"--- {name}\n{kit.log(name)[-6000:]}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        item.failed_report = report
