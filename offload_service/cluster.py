@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
 _CLOSE_S = 20.0
+# As long as a fleet counts what it has lost.
+_FAILURES_COUNT = timedelta(hours=1)
 _CLOSE_AGAIN_S = (2.0, 5.0, 15.0, 60.0)
 # The scheduler and the notebook dial with it for as long as the cluster may live.
 _OWNER_LIFETIME = timedelta(days=30)
@@ -90,7 +92,7 @@ class Cluster:
         self._tools = tools
         self._wanted = row.wanted
         self._unsaved: dict[str, object] = {}
-        self._known = [known_job(job, _now()) for job in jobs if not job.state.ended]
+        self._known = [known_job(job, _now()) for job in jobs if _matters(job, row.retried, _now())]
         self._serial = max((_number(job.key) for job in jobs), default=0)
         self._recorded: dict[str, JobRecord] = {job.key: job for job in jobs}
         self._poked = asyncio.Event()
@@ -311,6 +313,7 @@ class Cluster:
         if self._fleet is not None:
             self._fleet.retry()
             self._shown = self._fleet.snapshot()
+            self._unsaved["retried"] = _now()
         self._version += 1
         self._poked.set()
 
@@ -416,6 +419,14 @@ def relay_tls(relay: RelayAccess) -> ssl.SSLContext | None:
     if not relay.url.startswith("wss://"):
         return None
     return ssl.create_default_context(cadata=relay.ca or None)
+
+
+def _matters(job: JobRecord, retried: datetime | None, now: datetime) -> bool:
+    """Tell whether a fleet has to know a job again: it is there, or it counts as a failure."""
+    if job.ended is None:
+        return True
+    failed = job.state is JobState.FAILED and now - job.ended < _FAILURES_COUNT
+    return failed and (retried is None or job.ended > retried)
 
 
 def _number(key: str) -> int:

@@ -25,6 +25,8 @@ __all__ = ["routes"]
 
 _ENDED_SHOWN = timedelta(hours=24)
 _MOST_JOBS = 500
+# A site may be asked for each log by itself, and a page is read by somebody.
+_MOST_LOGS = 10
 _MOST_TEXT = 1024 * 1024
 _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
@@ -154,8 +156,15 @@ class LogsPage(PageHandler):
 
     async def get(self, cluster: str) -> None:
         found = await self.cluster(cluster)
-        logs = await found.logs(self.get_query_argument("job", None))
-        self.show("logs.html", name=found.name, logs=logs)
+        job = self.get_query_argument("job", None)
+        started = [one.key for one in found.jobs if one.handle is not None]
+        shown = [job] if job is not None else started[-_MOST_LOGS:]
+        logs: dict[str, str] = {}
+        for part in await asyncio.gather(*map(found.logs, shown)):
+            logs |= part
+        self.show(
+            "logs.html", name=found.name, logs=logs, more=job is None and len(started) > len(shown)
+        )
 
 
 class EndForm(PageHandler):

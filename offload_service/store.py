@@ -29,6 +29,7 @@ _clusters = sa.Table(
     sa.Column("wanted", sa.Integer, nullable=False),
     sa.Column("created", Moment, nullable=False),
     sa.Column("closing", sa.Text, nullable=False),
+    sa.Column("retried", Moment),
     sa.Column("ended", Moment, index=True),
 )
 _texts = sa.Table(
@@ -44,7 +45,10 @@ CLUSTERS = Component("clusters", _tables)
 
 @dataclass(frozen=True)
 class ClusterRow:
-    """One cluster as it is kept. `closing` says why it is to end, if it is."""
+    """One cluster as it is kept.
+
+    `closing` says why it is to end, if it is; failures before `retried` do not count any more.
+    """
 
     id: str
     user: str
@@ -54,6 +58,7 @@ class ClusterRow:
     created: datetime
     wanted: int = 0
     closing: str = ""
+    retried: datetime | None = None
     ended: datetime | None = None
 
 
@@ -73,7 +78,7 @@ class ClusterStore:
             connection.execute(_clusters.insert().values(values))
 
     def update(self, cluster: str, **values: object) -> None:
-        """Change `wanted`, `closing` or `ended` of a cluster."""
+        """Change `wanted`, `closing`, `retried` or `ended` of a cluster."""
         with self._database.write() as connection:
             connection.execute(_clusters.update().where(_clusters.c.id == cluster).values(**values))
 

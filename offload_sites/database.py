@@ -32,6 +32,15 @@ log = logging.getLogger(__name__)
 _BUSY_S = 10.0
 _ADVISORY_LOCK = 730_541_881
 _ASK_AGAIN_S = 0.2
+# A server that has gone without a word is an error, and not a wait without end.
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "options": "-c statement_timeout=30s",
+}
 _VERSIONS = sa.Table(
     "offload_schema",
     sa.MetaData(),
@@ -266,6 +275,8 @@ def _parse(url: str) -> URL:
 def _engine(url: URL) -> sa.Engine:
     name = url.render_as_string(hide_password=True)
     try:
+        if url.get_backend_name() == "postgresql":
+            return sa.create_engine(url, pool_pre_ping=True, connect_args=_POSTGRESQL)
         if url.get_backend_name() != "sqlite":
             return sa.create_engine(url, pool_pre_ping=True)
         if url.database:
