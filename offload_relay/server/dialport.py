@@ -101,7 +101,16 @@ class DialPort:
 
 
 def listen_on(where: tuple[str, int] | socket.socket) -> dict[str, Any]:
-    """Return the arguments of asyncio's servers for a host and port, or for a bound socket."""
+    """Return the arguments of asyncio's servers for a host and port, or for a bound socket.
+
+    Notes
+    -----
+    Connections inherit TCP_NODELAY from their listener. asyncio sets it only where Python knows the
+    socket's protocol, which it does not of those that `socket.create_server` has made: each answer
+    of two parts then waits 40 ms for an acknowledgement (measured, Python 3.11 and Linux 6.1).
+    """
     if isinstance(where, socket.socket):
+        if where.family in (socket.AF_INET, socket.AF_INET6):
+            where.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return {"sock": where}
     return {"host": where[0], "port": where[1]}
