@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from bench import report, service, start, submit, transport
+from bench import gateway, report, service, start, submit, transport
 
-_PARTS = ("transport", "start", "submit", "service")
+_PARTS = ("transport", "gateway", "start", "submit", "service")
 _PACKAGES = ("distributed", "dask", "tornado", "websockets", "cryptography", "interlink-offload")
 
 
@@ -64,6 +64,12 @@ def _run(options: argparse.Namespace) -> Path:
             )
             for count in workers
         }
+    if "gateway" in parts:
+        requests, transfer_mib, sessions = (500, 64, 8) if options.quick else (10_000, 1024, 50)
+        results["gateway"] = gateway.measure(
+            repeat=repeat, requests=requests, transfer_mib=transfer_mib
+        )
+        results["idle_sessions"] = {str(sessions): gateway.measure_idle(sessions, idle_s)}
     if "start" in parts:
         counts = [4] if options.quick else [16, 32]
         results["start"] = {str(count): start.measure(count, repeat=repeat) for count in counts}

@@ -44,6 +44,20 @@ _SERVICE_ONLY = (
     ("service_percent", "service with this one cluster, % of a core"),
     ("service_mib", "memory of the service, MiB"),
 )
+_GATEWAY = (
+    ("latency_ms", "a small request on a kept connection, ms"),
+    ("latency_p99_ms", "the slowest of a hundred, ms"),
+    ("requests_per_s", "small requests per s on 16 connections, all cores full"),
+    ("websocket_ms", "a WebSocket message and its echo, ms"),
+    ("download_mib_per_s", "download, MiB/s"),
+    ("upload_mib_per_s", "upload, MiB/s"),
+)
+_GATEWAY_CPU = (
+    ("relay_cpu_ms_per_request", "CPU of the relay per request, ms"),
+    ("agent_cpu_ms_per_request", "CPU of the agent per request, ms"),
+    ("relay_cpu_ms_per_mib_down", "CPU of the relay per MiB downloaded, ms"),
+    ("relay_cpu_ms_per_mib_up", "CPU of the relay per MiB uploaded, ms"),
+)
 _WAYS = {
     "forked": "one job, forked, behind agent and relay",
     "nworkers": "`dask worker --nworkers N`",
@@ -62,6 +76,7 @@ def render(results: dict[str, Any]) -> str:
         [
             *_machine(results),
             *_transport(results),
+            *_gateway(results),
             *_start(results),
             *_submit(results),
             *_service(results),
@@ -105,6 +120,25 @@ def _transport(results: dict[str, Any]) -> Iterator[str]:
             yield f"| {title} | {' | '.join(cells)} | {ratio:.2f} |"
         for name, title in _RELAY:
             yield f"| {title} | | | {_number(_median(kinds['relay'], name))} | |"
+
+
+def _gateway(results: dict[str, Any]) -> Iterator[str]:
+    kinds = results.get("gateway")
+    if not kinds:
+        return
+    yield from ("", "### Sessions through the gateway", "")
+    yield "| | direct | gateway | gateway / direct |"
+    yield "|---|--:|--:|--:|"
+    for name, title in _GATEWAY:
+        cells = [_number(_median(kinds[kind], name)) for kind in ("direct", "gateway")]
+        ratio = _ratio(kinds["gateway"], kinds["direct"], name)
+        yield f"| {title} | {' | '.join(cells)} | {ratio:.2f} |"
+    for name, title in _GATEWAY_CPU:
+        yield f"| {title} | | {_number(_median(kinds['gateway'], name))} | |"
+    for sessions, values in results.get("idle_sessions", {}).items():
+        memory, idle = values["relay_mb_per_session"], values["idle_relay_percent_of_core"]
+        yield f"| memory of the relay per idle session, of {sessions}, MB | | {_number(memory)} | |"
+        yield f"| relay with {sessions} idle sessions, % of a core | | {_number(idle)} | |"
 
 
 def _start(results: dict[str, Any]) -> Iterator[str]:

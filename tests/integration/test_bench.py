@@ -1,7 +1,7 @@
 """The measurements run, and measure what they say; how fast anything is, is not tested."""
 
-from bench import service, start, submit, transport
-from bench.report import _RELAY, _TRANSPORT
+from bench import gateway, service, start, submit, transport
+from bench.report import _GATEWAY, _GATEWAY_CPU, _RELAY, _TRANSPORT
 
 
 def test_the_same_work_is_measured_in_each_way(capsys):
@@ -13,6 +13,19 @@ def test_the_same_work_is_measured_in_each_way(capsys):
     for name in ("tasks_per_s", "paced_tasks_per_s", "gather_mib_per_s", "register_s"):
         assert all(rounds[0][name] > 0 for rounds in found.values())
     assert "2 workers, round 1, relay" in capsys.readouterr().out
+
+
+def test_the_same_requests_are_measured_through_the_gateway_and_without_it():
+    found = gateway.measure(repeat=1, requests=160, transfer_mib=2)
+    assert list(found) == list(gateway.KINDS)
+    names = {name for name, _ in _GATEWAY}
+    assert set(found["direct"][0]) == names
+    assert set(found["gateway"][0]) > names | {name for name, _ in _GATEWAY_CPU}
+    assert all(
+        value > 0 for rounds in found.values() for name, value in rounds[0].items() if name in names
+    )
+    idle = gateway.measure_idle(3, 0.2)
+    assert set(idle) == {"relay_mb_per_session", "idle_relay_percent_of_core"}
 
 
 def test_each_way_to_start_workers_is_measured():
