@@ -203,7 +203,7 @@ class Gateway:
                 with self._one_websocket():
                     await exchange.splice()
         except BrokenError as error:
-            log.info("job %s: %s", agent.lease.job, error.reason)
+            log.debug("job %s: %s", agent.lease.job, error.reason)
             if error.silent and not once:
                 self._relay.metrics.repeated.inc()
                 return False
@@ -226,7 +226,7 @@ class Gateway:
         try:
             return await self._pool.acquire(agent, repeatable=repeatable)
         except RefusedError as error:
-            log.info("job %s: %s", agent.lease.job, error.reason)
+            log.debug("job %s: %s", agent.lease.job, error.reason)
             raise _NotThereError(Answer(503, "The session is too busy", error.reason)) from error
 
     @contextlib.contextmanager

@@ -51,7 +51,7 @@ class TcpPipe:
         """Send; a client that takes nothing for too long is given up with `StalledError`."""
         self.writer.write(data)
         transport = self.writer.transport
-        while transport.get_write_buffer_size() > self._chunk_bytes:
+        while transport.get_write_buffer_size() or transport.is_closing():
             before = transport.get_write_buffer_size()
             try:
                 async with asyncio.timeout(self._stall_s):
@@ -59,7 +59,8 @@ class TcpPipe:
             except TimeoutError:
                 if transport.get_write_buffer_size() >= before:
                     raise StalledError from None
-        await self.writer.drain()
+            else:
+                return
 
 
 class WebSocketPipe:

@@ -129,7 +129,9 @@ class Pool:
     def release(self, upstream: Upstream) -> None:
         """Keep the stream for another request if it is whole, else close it."""
         idle = self._idle.setdefault(upstream.agent, [])
-        if not (upstream.reusable and upstream.alive) or len(idle) >= self._limits.pooled:
+        # Bytes behind an answer would be taken for the beginning of the next one.
+        whole = upstream.reusable and upstream.alive and not upstream.http.trailing_data[0]
+        if not whole or len(idle) >= self._limits.pooled:
             self.discard(upstream)
             return
         upstream.http.start_next_cycle()

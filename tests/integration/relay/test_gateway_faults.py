@@ -163,6 +163,15 @@ async def test_an_answer_that_is_not_http_is_a_502(gateway, nonsense):
         assert (await client.ask(ALICE + ok))[0] == 200
 
 
+async def test_bytes_behind_an_answer_are_never_the_beginning_of_another(gateway):
+    agent = await gateway.session(ALICE, payload=SCRIPTED)
+    ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    client = await gateway.raw()
+    for _ in range(3):
+        assert await client.ask(ALICE + script(ok + ok.replace(b"ok", b"no"))) == (200, b"ok")
+    assert (agent.folder / "connections").read_text() == "xxx"
+
+
 @pytest.mark.parametrize("framing", ["", "&chunked"])
 async def test_half_an_answer_is_never_taken_for_a_whole_one(gateway, framing):
     agent = await gateway.session(ALICE)
