@@ -4,13 +4,11 @@ import asyncio
 import os
 import random
 import secrets
-import shutil
-import socket
-from pathlib import Path
 
 import aiohttp
 import pytest
 
+from tests.support.hubkit import PROXY, free_ports, node
 from tests.support.tiers import lacking
 from tests.support.waiting import eventually, scaled
 
@@ -19,27 +17,15 @@ pytestmark = pytest.mark.hub
 ALICE, BOB = "/user/alice/", "/user/bob/"
 
 
-def proxy_command(config):
-    """Return the path of configurable-http-proxy, or end the test."""
-    beside = Path(__file__).parents[3] / "node_modules" / ".bin"
-    found = shutil.which("configurable-http-proxy", path=f"{beside}:{os.environ.get('PATH', '')}")
-    return found or lacking(config, "hub", "configurable-http-proxy is not installed")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 async def proxied(gateway, request):
     """The gateway behind a proxy that has a route for each of two users, as a hub makes them."""
-    command = proxy_command(request.config)
-    port, api, token = free_port(), free_port(), secrets.token_hex(16)
+    if not PROXY.exists():
+        lacking(request.config, "hub", "configurable-http-proxy is missing: make setup")
+    [port, api], token = free_ports(2), secrets.token_hex(16)
     with (gateway.folder / "proxy.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(command, "--ip", "127.0.0.1", "--port", str(port)),
+            *(node(), str(PROXY), "--ip", "127.0.0.1", "--port", str(port)),
             *("--api-ip", "127.0.0.1", "--api-port", str(api)),
             env={**os.environ, "CONFIGPROXY_AUTH_TOKEN": token},
             stdout=log,
