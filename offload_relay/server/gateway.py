@@ -251,7 +251,7 @@ class Gateway:
             served = self._relay.served
             agent = self._relay.directory.routes.find(path)
             ready = agent is not None and agent.phase is Phase.CONNECTED and agent.served
-            patience_s = self._patience_s(agent, path)
+            patience_s = self._patience_s(agent)
             if agent is not None and ready and patience_s <= 0:
                 return agent
             if patience_s <= 0:
@@ -260,8 +260,8 @@ class Gateway:
                 async with asyncio.timeout(patience_s):
                     await served.wait()
 
-    def _patience_s(self, agent: Agent | None, path: str) -> float:
-        """Return for how long what is known of `path` is not to be relied upon."""
+    def _patience_s(self, agent: Agent | None) -> float:
+        """Return for how long what is known of its path is not to be relied upon."""
         young_s = self._settled_at_s - time.monotonic()
         if agent is None:
             return young_s
