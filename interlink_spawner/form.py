@@ -182,7 +182,7 @@ class _Maker:
         memory = [resources.memory.bytes_for(number) for number in cpus]
         free = [image.pattern for image in profile.images if image.pattern is not None]
         typed = choice.image if choice.image and choice.image.startswith("/") else ""
-        kept = [site.title for site in self.sites if site.kind != _KUBERNETES]
+        lost = [site.title for site in self.sites if not _keeps_files(site)]
         return Card(
             name=self.name,
             title=profile.title,
@@ -201,8 +201,8 @@ class _Maker:
             cpu_choices=tuple(self._cpus(choice)),
             walltimes=tuple(self._walltimes(choice)),
             site_choices=tuple(self._site_choices(choice)),
-            files_kept=not kept,
-            files=_files(kept),
+            files_kept=not lost,
+            files=_files(lost, pods=all(site.kind == _KUBERNETES for site in self.sites)),
         )
 
     def _when(self) -> str:
@@ -324,9 +324,16 @@ def _compact(time: timedelta) -> str:
     return render_duration(time).replace(" ", "").replace("min", "m")
 
 
-def _files(titles: Sequence[str]) -> str:
-    if not titles:
+def _keeps_files(site: BaseSite) -> bool:
+    """Tell whether a user finds the files of one session there in the next one."""
+    return site.kind == _KUBERNETES or bool(getattr(site, "home", None))
+
+
+def _files(titles: Sequence[str], *, pods: bool) -> str:
+    if not titles and pods:
         return "Your home folder is mounted."
+    if not titles:
+        return "You have a folder of your own there; it stays when the session ends."
     where = titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
     return (
         f"Your home folder stays on the hub: {where} cannot mount it. "

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from interlink_spawner.session_image import LAB_FILES
 from offload_relay.access import RelayAccess, site_label, user_label
 from offload_relay.agent.config import AgentConfig
 from offload_relay.bundle import write_agent
 from offload_relay.lease import Lease, sign
+from offload_sites.catalog import BaseSite
 from offload_sites.jobs import ImageRef, JobSpec, Resources, SecretFiles
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SESSION_CONFIG",
     "SessionRequest",
     "session_domain",
+    "session_home",
     "session_job",
     "session_owner",
     "write_session_agent",
@@ -78,8 +79,9 @@ class SessionRequest:
         The server itself.
     notebook_dir : str
         Where it shows files, at the site; empty for the home directory.
-    home : {"job", "site"}
-        Home directory: a folder of this job that ends with it, or what the site gives the job.
+    home : str
+        Home directory: "job" for a folder of this job that ends with it, "site" for what the site
+        gives the job, or an absolute path at the site, which is made if it is not there.
     labels : mapping
         For people who look at a queue.
     unreachable : timedelta
@@ -104,7 +106,7 @@ class SessionRequest:
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] = ("jupyterhub-singleuser",)
     notebook_dir: str = ""
-    home: Literal["job", "site"] = "job"
+    home: str = "job"
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     unreachable: timedelta = timedelta(minutes=30)
     unwatched: timedelta = timedelta(hours=12)
@@ -123,6 +125,12 @@ class SessionRequest:
     def expires(self) -> datetime:
         """When its lease ends."""
         return self.asked + self.queue_budget + self.walltime
+
+
+def session_home(site: BaseSite, user: str) -> str:
+    """Return the `home` of a session of `user` at `site`: what the catalog says, or that of its job."""
+    home: str | None = getattr(site, "home", None)
+    return home.replace("{user}", user_label(user)) if home else "job"
 
 
 def session_domain(user: str, session: str) -> str:

@@ -122,6 +122,8 @@ class _Session:
             write_lab_settings(own)
             config_path = _before(str(own), environment, "JUPYTER_CONFIG_PATH")
             environment["JUPYTER_CONFIG_PATH"] = config_path
+        elif self._config["home"] != "site":
+            environment["HOME"] = _own_home(self._config["home"])
         # Home directories at sites are on network file systems, where sockets and locks fail.
         environment["JUPYTER_RUNTIME_DIR"] = str(own / "runtime")
         environment["PATH"] = _before(str(Path(sys.executable).parent), environment, "PATH")
@@ -176,6 +178,19 @@ def _ends_at_s() -> float:
 def _before(first: str, environment: dict[str, str], name: str) -> str:
     rest = environment.get(name, os.defpath if name == "PATH" else "")
     return os.pathsep.join([first, rest] if rest else [first])
+
+
+def _own_home(path: str) -> str:
+    """Return the folder that a user has in each session at this site; the first one makes it."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UnfitError(
+            f"the home folder {path!r} cannot be made at this site: {error.strerror}",
+            "tell an administrator",
+        ) from error
+    return path
 
 
 def _notebook_dir(wanted: str, home: str) -> str:

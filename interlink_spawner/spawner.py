@@ -33,7 +33,7 @@ from interlink_spawner.live import LiveSession, Moved, Refused, SessionEnded
 from interlink_spawner.options import parse_query, read_form, resolve_session
 from interlink_spawner.progress import Progress, progress_of
 from interlink_spawner.session import Session, Stage, load_session
-from interlink_spawner.session_job import SessionRequest, session_job
+from interlink_spawner.session_job import SessionRequest, session_home, session_job
 from interlink_spawner.wording import image_tag
 from offload_relay.access import RelayAccess
 from offload_sites.backend import TokenSource
@@ -549,6 +549,7 @@ class InterLinkSpawner(KubeSpawner):
             asked=session.asked,
             environment=self._job_environment(resolved, session),
             arguments=tuple(self.get_args()),
+            home=session_home(self.desk.catalog.sites[session.site], session.user),
             labels={"owner": session.user, "profile": session.profile, "server": session.server},
         )
         return session_job(request, agent)

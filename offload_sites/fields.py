@@ -38,6 +38,7 @@ __all__ = [
     "CvmfsPath",
     "DockerReference",
     "Duration",
+    "HomePath",
     "Host",
     "HostPort",
     "Interpreter",
@@ -176,6 +177,13 @@ def _check_absolute(text: str) -> str:
     return posixpath.normpath("/" + text.lstrip("/"))
 
 
+def _check_home(text: str) -> str:
+    path = _check_absolute(text)
+    if path.count("{user}") != 1 or set("{}") & set(path.replace("{user}", "")):
+        raise expectation("expected an absolute path with {user} in it, as in /home/{user}")
+    return path
+
+
 def _check_cvmfs(text: str) -> str:
     path = _check_absolute(text)
     if not path.startswith("/cvmfs/") or ".." in text.split("/"):
@@ -235,6 +243,7 @@ Line = Annotated[str, AfterValidator(_check_line)]
 #: A word that goes into a line of options as it is.
 Word = Annotated[str, _matching(_WORD, "expected one word of letters, digits and '_.,@:+-'")]
 AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
+HomePath = Annotated[str, AfterValidator(_check_home)]
 CvmfsPath = Annotated[str, AfterValidator(_check_cvmfs)]
 DockerReference = Annotated[str, AfterValidator(_check_docker)]
 Interpreter = Annotated[str, AfterValidator(_check_python)]

@@ -11,6 +11,7 @@ from offload_sites.fields import (
     AbsolutePath,
     CatalogModel,
     Duration,
+    HomePath,
     Host,
     HostPort,
     Line,
@@ -78,6 +79,14 @@ class BaseSite(CatalogModel):
         return None
 
 
+_HOME = Field(
+    default=None,
+    description="Home folder of a session, as its job sees it; made if it is not there. {user} "
+    "stands for the user's label, as in u-alice-fpmansl7: its user has it again in the next session. "
+    "Not given: a folder that ends with the session.",
+)
+
+
 class LocalSite(BaseSite):
     """Processes on the machine that this program runs on."""
 
@@ -98,6 +107,7 @@ class LocalSite(BaseSite):
         default=None,
         description="Folder for the working directories of jobs. Not given: one in the user's home.",
     )
+    home: HomePath | None = _HOME
 
     @property
     def image_form(self) -> ImageForm:
@@ -202,6 +212,7 @@ class InterlinkSite(PodSite):
         description="Folder of the node in which each job gets a working directory. Not given: "
         "within the container, where Apptainer may allow no more than 64 MB.",
     )
+    home: HomePath | None = _HOME
     annotations: dict[Line, Value] = Field(
         default={},
         description="Annotations of every pod, for the plugin behind the node; "
@@ -268,6 +279,7 @@ class HTCondorCESite(BaseSite):
     images: ImageRendering = Field(
         default=ImageRendering(), description="How the image is handed to the site."
     )
+    home: HomePath | None = _HOME
     container: Literal["apptainer", "universe"] = Field(
         default="apptainer",
         description="Who starts the container: the job itself, by the node's apptainer, or HTCondor "

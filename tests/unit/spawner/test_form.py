@@ -18,9 +18,11 @@ sites:
   hub: {kind: kubernetes, title: Hub, max_walltime: 24h}
   naples: {kind: htcondor-ce, title: Naples, collector: "a.example.org:9619", max_walltime: 48h}
   bari: {kind: htcondor-ce, title: Bari, collector: "b.example.org:9619", max_walltime: 48h}
+  desk: {kind: local, title: Desk, max_walltime: 24h, home: "/home/{user}"}
 images:
   lab: {title: Lab, cvmfs: /cvmfs/example.org/lab:v1, docker: example.org/lab:v1, description: With ROOT}
   other: {title: Other, cvmfs: /cvmfs/example.org/other:v2}
+  local: {title: Local, python: current}
 profiles:
   small:
     title: Small, on this hub
@@ -34,6 +36,12 @@ profiles:
     images: [lab, other, {pattern: '/cvmfs/example\\.org/.+'}]
     resources: {cpus: {choices: [1, 4, 8]}, memory: {per_cpu: 4GiB}}
     walltime: {default: 8h, max: 48h}
+  desk:
+    title: Here
+    sites: [desk]
+    images: [local]
+    resources: {cpus: 1, memory: 1GiB}
+    groups: [/desk]
   gpu:
     title: 1 × A100
     sites: [naples]
@@ -142,6 +150,9 @@ def test_what_came_back_with_an_error_keeps_all_choices():
 def test_files_say_where_home_is_not():
     assert card(form(), "small").files == "Your home folder is mounted."
     assert "Naples and Bari cannot mount it" in card(form(), "htc").files
+    desk = card(form(groups={"/desk"}), "desk")
+    assert desk.files_kept
+    assert "a folder of your own there" in desk.files
 
 
 def test_whatever_is_preselected_is_accepted():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import zipfile
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from interlink_spawner.session_job import (
     AGENT_CONFIG,
     SESSION_CONFIG,
     SessionRequest,
+    session_home,
     session_job,
     session_owner,
     write_session_agent,
@@ -19,6 +21,7 @@ from offload_relay.access import RelayAccess, site_label, user_label
 from offload_relay.agent.config import load_config
 from offload_relay.lease import may_dial, may_register, verify
 from offload_relay.protocol import Endpoint
+from offload_sites.catalog import LocalSite
 from offload_sites.jobs import ImageRef, Resources
 
 KEY = b"k" * 32
@@ -87,6 +90,15 @@ def test_a_session_reaches_its_users_clusters_and_nobody_elses(agent, tmp_path):
     assert not may_dial(lease, Endpoint("127.0.0.1", "hub", 8081))
     assert may_register(lease, Endpoint("127.0.0.1", lease.net, 8888))
     assert not may_register(lease, Endpoint("127.0.0.1", f"j1.naples.c7.{ALICE}", 8888))
+
+
+@pytest.mark.parametrize("user", ["alice", "a/../b", "{user}", "Ä b"])
+def test_a_home_folder_is_below_the_one_in_the_catalog_whatever_the_user_is_called(user):
+    site = LocalSite(kind="local", title="Here", max_walltime="8h", home="/home/{user}")
+    home = session_home(site, user)
+    assert re.fullmatch(r"/home/u-[a-z0-9-]+", home)
+    assert home != session_home(site, user + "x")
+    assert session_home(site.model_copy(update={"home": None}), user) == "job"
 
 
 def test_the_hub_watches_one_session_and_dials_nothing():
