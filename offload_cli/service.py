@@ -102,7 +102,7 @@ _file = click.Path(dir_okay=False, path_type=Path)
     "--bind",
     envvar="JUPYTERHUB_SERVICE_URL",
     show_envvar=True,
-    default="http://127.0.0.1:8302",
+    default="http://127.0.0.1:8400",
     show_default=True,
     help="Where to listen; the hub tells its own services.",
 )

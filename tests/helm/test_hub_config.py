@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,9 +18,9 @@ CONFIG_PARTS = ROOT / "images/hub/jupyterhub_config.d"
 @pytest.fixture(scope="module")
 def loaded(hub, tmp_path_factory):
     folder = lay_out(hub, tmp_path_factory.mktemp("pod"), CONFIG_PARTS)
-    script = Path(__file__).with_name("load_config.py")
+    script = ROOT / "tests" / "support" / "load_config.py"
     ended = subprocess.run(
-        [sys.executable, str(script), str(folder)],
+        [sys.executable, str(script), str(folder / "jupyterhub_config.py")],
         env={**os.environ, **environment()},
         capture_output=True,
         text=True,
