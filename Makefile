@@ -7,7 +7,7 @@ PROXY := node_modules/.installed
 
 .DEFAULT_GOAL := help
 TIERS := test-netns test-hub5 test-browser test-htcondor test-kubernetes test-postgresql test-helm
-.PHONY: help setup demo test lint types unit contract integration docs images wheel bench format lock clean $(TIERS)
+.PHONY: help setup demo demo-dask test lint types unit contract integration docs images wheel bench format lock clean $(TIERS)
 
 help: ## Show this list.
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,8 +29,11 @@ $(PROXY): package-lock.json package.json $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --loglevel=error --no-progress
 	@touch $@
 
-demo: $(STAMP) ## Analyse real data on workers of this computer. CHECK=1: check the result, ask nothing.
-	$(BIN)/python -m offload_cli.demo $(if $(CHECK),--check)
+demo: $(STAMP) $(PROXY) ## A whole hub on this computer, until Ctrl-C. CHECK=1: try it and judge, ask nothing.
+	@$(BIN)/python -m offload_cli.demo $(if $(CHECK),--check)
+
+demo-dask: $(STAMP) ## Dask workers without a hub. CHECK=1 as above.
+	$(BIN)/python -m offload_cli.demo.dask $(if $(CHECK),--check)
 
 test: $(STAMP) $(PROXY) ## All tests that need nothing but Python packages.
 	$(BIN)/nox -s test

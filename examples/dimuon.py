@@ -6,7 +6,8 @@ workers, adds up the histograms as a tree, prints the position of the Z peak, an
 
     python examples/dimuon.py [--workers 8] [--repeat 25] [--output dimuon.png]
 
-Where this runs on more than one computer, the file travels as bytes with the tasks: 179 kB.
+Where this runs on more than one computer, the file travels as bytes with the tasks: 179 kB. What only
+the program itself needs is imported where it needs it: dimuon.ipynb hands this file to the workers.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import argparse
 import importlib.util
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hist
 import numpy as np
 
-from dask_offload import OffloadCluster
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHUNK = 144  # events; 16 chunks a file
 _BRANCHES = ["E1", "px1", "py1", "pz1", "E2", "px2", "py2", "pz2"]
@@ -31,6 +34,16 @@ def data_file() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("install the data first: pip install scikit-hep-testdata==0.3.12")
     return Path(spec.origin).with_name("data") / "uproot-Zmumu.root"
+
+
+def count_events(content: bytes) -> int:
+    """Return how many events a ROOT file holds."""
+    import io
+
+    import uproot
+
+    with uproot.open(io.BytesIO(content)) as file:
+        return int(file["events"].num_entries)
 
 
 def dimuon_masses(content: bytes, first: int, last: int) -> hist.Hist:
@@ -75,14 +88,12 @@ def z_peak(histogram: hist.Hist) -> float:
     return float(np.average(centers[near], weights=counts[near]))
 
 
-def plot(histogram: hist.Hist, path: Path, caption: str) -> None:
-    """Draw the spectrum into the PNG file `path`."""
-    import matplotlib as mpl
+def draw(histogram: hist.Hist, caption: str) -> Figure:
+    """Return the spectrum as a figure."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
     edges, counts = histogram.axes[0].edges, histogram.values()
     axes.stairs(counts, edges, fill=True, color="#2270a8", alpha=0.85)
     peak = z_peak(histogram)
@@ -95,12 +106,12 @@ def plot(histogram: hist.Hist, path: Path, caption: str) -> None:
     axes.set(xlabel="dimuon mass [GeV]", ylabel="pairs per GeV", xlim=(0, 120))
     axes.set_title(caption, loc="left", fontsize=10, color="#5c636a")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=140)
+    return figure
 
 
 def main() -> None:
     """Run the analysis on a new cluster and print what came out."""
-    import uproot
+    from dask_offload import OffloadCluster
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=8)
@@ -110,8 +121,7 @@ def main() -> None:
     options = parser.parse_args()
 
     content = data_file().read_bytes()
-    with uproot.open(data_file()) as file:
-        events = file["events"].num_entries
+    events = count_events(content)
     began = time.monotonic()
     with OffloadCluster(
         options.workers, catalog=options.catalog, preload=["uproot", "hist"]
@@ -133,7 +143,7 @@ def main() -> None:
     print(f"workers ready after  {ready - began:>10.1f} s")
     print(f"computed in          {done - ready:>10.1f} s")
     caption = f"{events * options.repeat:,} events of CMS open data, {used} workers"
-    plot(histogram, options.output, caption)
+    draw(histogram, caption).savefig(options.output, dpi=140)
     print(f"plotted to           {options.output.resolve()}")
 
 

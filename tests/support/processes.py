@@ -1,24 +1,9 @@
 """Find the processes that a test has left behind."""
 
-import os
-from pathlib import Path
-
+from offload_cli.demo.programs import processes_below
 from tests.support.waiting import eventually_sync
 
-
-def processes_below(place):
-    """Return the living processes with `place` in their arguments or environment, by number."""
-    found = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                arguments = (process / "cmdline").read_bytes()
-                known = arguments + (process / "environ").read_bytes()
-            except OSError:
-                continue
-            if os.fsencode(place) in known:
-                found[int(process.name)] = arguments.replace(b"\0", b" ").decode(errors="replace")
-    return found
+__all__ = ["assert_no_process_below", "processes_below"]
 
 
 def assert_no_process_below(place, within_s=20):

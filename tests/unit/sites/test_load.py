@@ -210,9 +210,7 @@ def test_a_walltime_without_unit_is_refused(written):
     assert problem.startswith("c.yaml:5: sites.here.max_walltime: expected a duration such as")
 
 
-@pytest.mark.parametrize(
-    "written", ["/home", "/{user}/{user}", "/home/{name}", "/home/{user}/{0}"]
-)
+@pytest.mark.parametrize("written", ["/home", "/{user}/{user}", "/home/{name}", "/home/{user}/{0}"])
 def test_a_home_folder_has_the_user_in_it_once_and_nothing_else_to_fill_in(written):
     [problem] = problems_of(changed("title: Here", f'title: Here\n    home: "{written}"'))
     assert problem.startswith(
