@@ -16,11 +16,11 @@ from pathlib import Path
 import requests
 
 from offload_cli.demo.hub import LocalHub
-from offload_cli.demo.programs import PROXY, free_ports
+from offload_cli.demo.programs import PROXY, free_ports, node
 from offload_sites.testing import eventually_sync, scaled
 from tests.support.processes import assert_no_process_below
 
-__all__ = ["CATALOG", "PROXY", "HubKit", "free_ports", "pretty"]
+__all__ = ["CATALOG", "PROXY", "HubKit", "free_ports", "node", "pretty"]
 
 _ROOT = Path(__file__).parents[2]
 
@@ -111,6 +111,25 @@ c.InterLinkSpawner.stop_timeout = 30
 """
 
 
+_SERVICE = """
+from interlink_spawner.hub_services import ROLES, offload_service
+
+entry = offload_service(
+    catalog_file=str(place / "catalog.yaml"),
+    ledger_url=f"sqlite:///{{place}}/ledger.sqlite",
+    relay_url="ws://127.0.0.1:{relay}",
+    relay_key_file=str(place / "relay.key"),
+    relay_dial="127.0.0.1:{dial}",
+    port={port},
+    options={options!r},
+)
+entry["environment"]["PYTHONPATH"] = {path!r}
+c.JupyterHub.services.append(entry)
+c.JupyterHub.load_roles.extend(ROLES)
+c.InterLinkSpawner.service_url = "{url}/services/offload"
+"""
+
+
 class HubKit(LocalHub):
     """A hub, its proxy and a relay, with all files and jobs below `place`."""
 
@@ -128,6 +147,17 @@ class HubKit(LocalHub):
             more=self.config_more,
         )
         return super().config() + ours
+
+    def add_service(self, *options: str) -> None:
+        """Let the hub start the offload service, with these options; `wait_for` its health."""
+        self.config_more += _SERVICE.format(
+            relay=self.relay_port,
+            dial=self.dial,
+            port=free_ports(1)[0],
+            options=options,
+            path=self.programs.environment["PYTHONPATH"],
+            url=self.url,
+        )
 
     # --- its processes ---------------------------------------------------------------------------
 

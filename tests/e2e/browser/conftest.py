@@ -65,32 +65,12 @@ profiles:
     resources: {{cpus: 1, memory: 2GiB}}
 """
 
-SERVICE = """
-c.JupyterHub.services += [{{
-    "name": "offload",
-    "url": "http://127.0.0.1:{service}",
-    "command": ["{python}", "-m", "offload_cli", "service", "--catalog", str(place / "catalog.yaml")],
-    "environment": {{
-        "OFFLOAD_LEDGER": str(place / "ledger.sqlite"),
-        "OFFLOAD_RELAY_URL": "ws://127.0.0.1:{relay}",
-        "OFFLOAD_RELAY_DIAL": "127.0.0.1:{dial}",
-        "OFFLOAD_RELAY_KEY_FILE": str(place / "relay.key"),
-        "PYTHONPATH": {path!r},
-    }},
-    "oauth_no_confirm": True,
-    "oauth_client_allowed_scopes": ["admin-ui"],
-}}]
-c.JupyterHub.load_roles += [
-    {{"name": "user", "scopes": ["self", "access:services!service=offload"]}},
-    {{"name": "server", "scopes": ["users:activity!user", "access:servers!server",
-                                 "access:services!service=offload"]}},
-]
-c.InterLinkSpawner.service_url = "http://127.0.0.1:{public}/services/offload"
+PANEL = """
 # As docs/howto/dask-panel.md says.
-c.Spawner.environment = {{
+c.Spawner.environment = {
     "DASK_LABEXTENSION__FACTORY__MODULE": "dask_offload",
     "DASK_LABEXTENSION__FACTORY__CLASS": "OffloadCluster",
-}}
+}
 """
 
 
@@ -116,14 +96,8 @@ def hub(request):
     kit = HubKit(place)
     kit.write_catalog()
     (place / "catalog.yaml").write_text(CATALOG.format(place=place, python=sys.executable))
-    kit.config_more = SERVICE.format(
-        service=next(kit._ports),
-        python=sys.executable,
-        relay=kit.relay_port,
-        dial=kit.dial,
-        path=kit.environment["PYTHONPATH"],
-        public=kit.public,
-    )
+    kit.add_service()
+    kit.config_more += PANEL
     try:
         kit.start()
         yield kit

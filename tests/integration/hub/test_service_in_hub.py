@@ -36,30 +36,6 @@ profiles:
     groups: [gpu]
 """
 
-CONFIG = """
-c.JupyterHub.services += [{{
-    "name": "offload",
-    "url": "http://127.0.0.1:{service}",
-    "command": ["{python}", "-m", "offload_cli", "service", "--catalog", str(place / "catalog.yaml"),
-                "--owner-grace", "{grace}"],
-    "environment": {{
-        "OFFLOAD_LEDGER": str(place / "ledger.sqlite"),
-        "OFFLOAD_RELAY_URL": "ws://127.0.0.1:{relay}",
-        "OFFLOAD_RELAY_DIAL": "127.0.0.1:{dial}",
-        "OFFLOAD_RELAY_KEY_FILE": str(place / "relay.key"),
-        "PYTHONPATH": {path!r},
-    }},
-    "oauth_no_confirm": True,
-    "oauth_client_allowed_scopes": ["admin-ui"],
-}}]
-c.JupyterHub.load_roles += [
-    {{"name": "user", "scopes": ["self", "access:services!service=offload"]}},
-    {{"name": "server", "scopes": ["users:activity!user", "access:servers!server",
-                                 "access:services!service=offload"]}},
-]
-c.InterLinkSpawner.service_url = "http://127.0.0.1:{public}/services/offload"
-"""
-
 
 @pytest.fixture(scope="module")
 def hub(request):
@@ -68,18 +44,10 @@ def hub(request):
     place = Path(tempfile.mkdtemp(prefix="hub-"))
     kit = HubKit(place)
     (place / "catalog.yaml").write_text(CATALOG.format(place=place, python=sys.executable))
-    kit.config_more = CONFIG.format(
-        service=next(kit._ports),
-        python=sys.executable,
-        grace=f"{scaled(8):.0f}s",
-        relay=kit.relay_port,
-        dial=kit.dial,
-        path=kit.environment["PYTHONPATH"],
-        public=kit.public,
-    )
+    kit.add_service("--owner-grace", f"{scaled(8):.0f}s")
     try:
         kit.start()
-        wait_service(kit)
+        kit.wait_for("/services/offload/health")
         yield kit
     except BaseException:
         print(kit.log("hub"))
