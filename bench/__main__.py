@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from bench import gateway, report, service, start, submit, transport
+from bench import gateway, report, service, spawn, start, submit, transport
 
-_PARTS = ("transport", "gateway", "start", "submit", "service")
+_PARTS = ("transport", "gateway", "start", "submit", "service", "spawn")
 _PACKAGES = ("distributed", "dask", "tornado", "websockets", "cryptography", "interlink-offload")
 
 
@@ -83,6 +83,9 @@ def _run(options: argparse.Namespace) -> Path:
         }
         beats = 100 if options.quick else 2000
         results["heartbeats"] = {str(jobs): service.beats(beats, jobs) for jobs in (4, 200)}
+    if "spawn" in parts:
+        results["spawn"] = spawn.measure(repeat=repeat)
+        results["stall"] = spawn.measure_stall(sessions=20, window_s=idle_s)
     path = options.output or report.RESULTS / f"{results['when'][:10]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")

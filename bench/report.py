@@ -58,6 +58,11 @@ _GATEWAY_CPU = (
     ("relay_cpu_ms_per_mib_down", "CPU of the relay per MiB downloaded, ms"),
     ("relay_cpu_ms_per_mib_up", "CPU of the relay per MiB uploaded, ms"),
 )
+_SESSION = (
+    ("ready_s", "from the request until the hub says ready, s"),
+    ("launcher_s", "from the click until JupyterLab shows its launcher, s"),
+    ("stop_s", "stop, s"),
+)
 _WAYS = {
     "forked": "one job, forked, behind agent and relay",
     "nworkers": "`dask worker --nworkers N`",
@@ -80,6 +85,7 @@ def render(results: dict[str, Any]) -> str:
             *_start(results),
             *_submit(results),
             *_service(results),
+            *_spawn(results),
             *_goals(results),
         ]
     )
@@ -198,6 +204,39 @@ def _service(results: dict[str, Any]) -> Iterator[str]:
             yield f"| {jobs} | {' | '.join(cells)} |"
 
 
+def _spawn(results: dict[str, Any]) -> Iterator[str]:
+    kinds = results.get("spawn", {})
+    if kinds:
+        yield from (
+            "",
+            "### A session, started plainly on the hub's machine and through the relay",
+            "",
+        )
+        yield "| | plain | through the relay | relay / plain | more, s |"
+        yield "|---|--:|--:|--:|--:|"
+        for name, title in _SESSION:
+            if name in kinds["relay"][0]:
+                cells = [_number(_median(kinds[kind], name)) for kind in ("plain", "relay")]
+                ratio = _ratio(kinds["relay"], kinds["plain"], name)
+                more = _number(_more(kinds, name))
+                yield f"| {title} | {' | '.join(cells)} | {ratio:.2f} | {more} |"
+    stall = results.get("stall", {})
+    if stall:
+        yield from ("", "The hub's event loop while 20 sessions wait at a site:", "")
+        yield "| the site | loop late at most, ms | the hub's API answers, ms | 99 of 100, ms |"
+        yield "|---|--:|--:|--:|"
+        for mood, title in (("queue", "answers"), ("hang", "never answers")):
+            names = ("worst_ms", "answer_ms", "answer_p99_ms")
+            cells = [_number(stall[mood][name]) for name in names]
+            yield f"| {title} | {' | '.join(cells)} |"
+
+
+def _more(kinds: dict[str, list[dict[str, float]]], name: str) -> float:
+    """Return the median of what a round took more through the relay."""
+    pairs = zip(kinds["relay"], kinds["plain"], strict=True)
+    return statistics.median(relay[name] - plain[name] for relay, plain in pairs)
+
+
 def _goals(results: dict[str, Any]) -> Iterator[str]:
     yield from ("", "### Goals", "", "| goal | measured | |", "|---|--:|---|")
     for goal, measured, good in goals(results):
@@ -225,6 +264,17 @@ def goals(results: dict[str, Any]) -> Iterator[tuple[str, float, bool]]:
     for workers, ways in results.get("start", {}).items():
         times = _ratio(ways["separate"], ways["forked"], "cpu_s_per_worker")
         yield f"{workers} forked workers ≥ 5 × cheaper than separate ones", times, times >= 5
+    kinds = results.get("spawn", {})
+    for name, title in _SESSION[:2]:
+        if kinds and name in kinds["relay"][0]:
+            ratio = _ratio(kinds["relay"], kinds["plain"], name)
+            yield f"a session, {title.rpartition(',')[0]}: ≤ 1.1 × plain", ratio, ratio <= 1.1
+            more = _more(kinds, name)
+            yield "the same, more than plain: ≤ 1 s", more, more <= 1
+    stall = results.get("stall", {})
+    if stall:
+        worst = stall["hang"]["worst_ms"]
+        yield "the hub's event loop while a site hangs: late by < 50 ms", worst, worst < 50
 
 
 def _median(rounds: list[dict[str, float]], name: str) -> float:
