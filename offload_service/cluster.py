@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
+_START_AGAIN_S = 5.0
 _CLOSE_S = 20.0
 # As long as a fleet counts what it has lost.
 _FAILURES_COUNT = timedelta(hours=1)
@@ -92,8 +93,9 @@ class Cluster:
         self._tools = tools
         self._wanted = row.wanted
         self._unsaved: dict[str, object] = {}
-        self._known = [known_job(job, _now()) for job in jobs if _matters(job, row.retried, _now())]
-        self._serial = max((_number(job.key) for job in jobs), default=0)
+        self._known: Sequence[FleetJob] = [
+            known_job(job, _now()) for job in jobs if _matters(job, row.retried, _now())
+        ]
         self._recorded: dict[str, JobRecord] = {job.key: job for job in jobs}
         self._poked = asyncio.Event()
         self._fleet: Fleet | None = None
@@ -164,29 +166,38 @@ class Cluster:
                 await self._task
 
     async def _run(self) -> None:
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                await stack.enter_async_context(self._owner)
-                sites = {}
-                for name in self.made.sites:
-                    site = await stack.enter_async_context(self._tools.pool.open(name, self.user))
-                    sites[name] = RecordedSite(site, self._tools.books, self._records)
-                policies = {
-                    name: Policy(site.workers_per_job, patience=self.made.patience)
-                    for name, site in self.made.sites.items()
-                }
-                self._fleet = Fleet(
-                    self.id, sites, self, policies, known=self._known, serial=self._serial
-                )
-                self._fleet.wanted = self._wanted
-                if len(sites) > 1:
-                    self._fleet.waits = await self._waits()
-                stack.push_async_callback(self._fleet.leave)
-                while not self.closing:
-                    await self._turn(self._fleet)
-                await self._end(self._fleet)
-        except Exception:  # one cluster must not take the others with it; the traceback is logged
-            log.exception("cluster %s", self.id)
+        while not self.ended.is_set():
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    fleet = await self._take_up(stack)
+                    while not self.closing:
+                        await self._turn(fleet)
+                    await self._end(fleet)
+            except Exception:  # the cluster must go on, and the others too; the traceback is logged
+                log.exception("cluster %s", self.id)
+                await asyncio.sleep(_START_AGAIN_S)
+                self._known = self._shown.jobs
+
+    async def _take_up(self, stack: contextlib.AsyncExitStack) -> Fleet:
+        """Return the fleet with the jobs that are known, watched and with its sites at hand."""
+        await stack.enter_async_context(self._owner)
+        sites = {}
+        for name in self.made.sites:
+            site = await stack.enter_async_context(self._tools.pool.open(name, self.user))
+            sites[name] = RecordedSite(site, self._tools.books, self._records)
+        policies = {
+            name: Policy(site.workers_per_job, patience=self.made.patience)
+            for name, site in self.made.sites.items()
+        }
+        keys = [*self._recorded, *(job.key for job in self._known)]
+        serial = max(map(_number, keys), default=0)
+        fleet = Fleet(self.id, sites, self, policies, known=self._known, serial=serial)
+        fleet.wanted = self._wanted
+        if len(sites) > 1:
+            fleet.waits = await self._waits()
+        stack.push_async_callback(fleet.leave)
+        self._fleet = fleet
+        return fleet
 
     async def _waits(self) -> Mapping[str, Waits]:
         """Return how long jobs of its profile waited at each site; without experience, nothing."""
@@ -199,6 +210,7 @@ class Cluster:
         }
 
     async def _turn(self, fleet: Fleet) -> None:
+        self._poked.clear()
         fleet.ready = self.notebook.crew is not None
         try:
             await fleet.step(self._agents(), heard=not self._owner.trouble)
@@ -211,7 +223,6 @@ class Cluster:
             await self.close(f"its notebook has not been heard of for {seconds:.0f} s")
             return
         moving = any(not job.connected for job in self.jobs if job.counts) or not fleet.ready
-        self._poked.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_TICK_S if moving else _QUIET_TICK_S):
                 await self._poked.wait()

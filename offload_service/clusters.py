@@ -72,8 +72,12 @@ class Clusters:
             jobs = await books.read(
                 lambda row=row: books.ledger.jobs(group=row.id, ended=True, limit=100_000)
             )
-            self._add(Cluster(row, self._tools, jobs))
-            log.info("cluster %s of %s goes on with %d jobs", row.id, row.user, len(jobs))
+            try:
+                self._add(Cluster(row, self._tools, jobs))
+            except Exception:  # one cluster must not keep the service from starting
+                log.exception("cluster %s of %s cannot be taken up", row.id, row.user)
+            else:
+                log.info("cluster %s of %s goes on with %d jobs", row.id, row.user, len(jobs))
         self._sweeper = asyncio.create_task(self._sweep())
         return self
 

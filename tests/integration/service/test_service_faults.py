@@ -10,6 +10,7 @@ import pytest
 
 from offload_relay.agent.config import AgentConfig
 from offload_relay.agent.link import Link
+from offload_service.recorded_site import record_of
 from tests.support.clusterkit import TIMEOUT_S, wait_workers
 from tests.support.servicedesk import Desk, agent_lease
 from tests.support.waiting import eventually, eventually_sync, scaled
@@ -356,6 +357,31 @@ async def test_a_service_that_comes_back_knows_its_clusters_and_their_jobs(desk)
         assert words(notebook) == ["running"] * 2
         await notebook.scale(6)
         assert await notebook.submitted(3) == [*keys, f"{notebook.id}-3"]
+
+
+async def test_a_fault_in_this_program_ends_no_cluster(desk, monkeypatch, caplog):
+    notebook = await started(desk)
+    keys = await notebook.submitted(2)
+    monkeypatch.setattr("offload_service.cluster._START_AGAIN_S", 0.1)
+    monkeypatch.setattr("offload_service.cluster.record_of", broken_once(record_of))
+    await notebook.scale(6)
+    assert await notebook.submitted(3) == [*keys, f"{notebook.id}-3"]
+    desk.farm.start(*keys)
+    await eventually(
+        lambda: _beats_until(notebook, lambda: sorted(words(notebook))[1:] == ["running"] * 2)
+    )
+    assert "a fault" in caplog.text
+
+
+def broken_once(function):
+    def broken(*args):
+        if not done:
+            done.append(True)
+            raise RuntimeError("a fault")
+        return function(*args)
+
+    done = []
+    return broken
 
 
 async def test_what_has_failed_too_often_is_not_tried_again_by_a_restart(desk):
