@@ -71,6 +71,7 @@ c.KubeSpawner.storage_capacity = "10Gi"
 c.KubeSpawner.volumes = [
     {{"name": "home", "persistentVolumeClaim": {{"claimName": "{{pvc_name}}"}}}}]
 c.KubeSpawner.volume_mounts = [{{"name": "home", "mountPath": "/home/jovyan"}}]
+c.Spawner.http_timeout = 120
 c.InterLinkSpawner.args = ["--allow-root"]
 """
 
@@ -98,9 +99,16 @@ class PodHub(HubKit):
         )
         (self.place / "catalog.yaml").write_text(text)
 
-    def pods(self):
+    def pods(self, user):
+        """Return the pods of a user that have not ended, whoever has made them."""
         found = self.thread.run(self.kube.pods())
-        return [p for p in found if p["status"]["phase"] not in ("Succeeded", "Failed")]
+        return [
+            pod
+            for pod in found
+            if pod["status"]["phase"] not in ("Succeeded", "Failed")
+            and user
+            in (_note(pod, "interlink-offload/owner"), _note(pod, "hub.jupyter.org/username"))
+        ]
 
     def ask(self, method, path, body=None, **query):
         base = f"/api/v1/namespaces/{self.kube.namespace}/"
@@ -114,6 +122,10 @@ class PodHub(HubKit):
             super().close()
         finally:
             self.thread.run(self.kube.close())
+
+
+def _note(pod, name):
+    return pod["metadata"].get("annotations", {}).get(name)
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +167,11 @@ def test_a_session_computes_behind_a_virtual_node_and_nothing_secret_is_in_its_p
     hub.wait_ready("ann")
     assert run_in_kernel(hub, "ann", "print(6 * 7)") == "42\n"
     token = run_in_kernel(hub, "ann", "import os; print(os.environ['JUPYTERHUB_API_TOKEN'])")
-    (pod,) = hub.pods()
+    (pod,) = hub.pods("ann")
     assert token.strip()
     assert token.strip() not in str(pod) + str(hub.ask("GET", "configmaps"))
     hub.stop("ann")
-    assert not hub.pods()
+    assert not hub.pods("ann")
     eventually_sync(lambda: not hub.vk.plugin.orphans())
 
 
@@ -186,7 +198,7 @@ def test_a_queued_session_is_cancelled_and_its_batch_job_with_it(hub):
     hub.spawn("cy", profile="hpc")
     eventually_sync(lambda: [j for j in hub.vk.plugin.jobs.values() if j.state == "PD"])
     hub.stop("cy")
-    assert not hub.pods()
+    assert not hub.pods("cy")
     eventually_sync(lambda: not [j for j in hub.vk.plugin.jobs.values() if j.state == "PD"])
 
 
@@ -213,7 +225,7 @@ def test_a_session_goes_on_while_its_virtual_node_is_not_ready(hub):
         assert execute(socket, "print(kept)") == "here\n"
     hub.restart_hub()
     hub.wait_ready("eli")
-    assert len(hub.pods()) == 1
+    assert len(hub.pods("eli")) == 1
     hub.vk.plugin.down = False
     eventually_sync(lambda: not session_of(hub, "eli")["silent_since"], within_s=60)
     hub.stop("eli")
@@ -234,7 +246,7 @@ def test_a_session_whose_pod_somebody_deletes_is_over_and_says_why(hub):
     hub.add_user("gil")
     hub.spawn("gil", profile="hpc")
     hub.wait_ready("gil")
-    (pod,) = hub.pods()
+    (pod,) = hub.pods("gil")
     hub.ask("DELETE", f"pods/{pod['metadata']['name']}", {"gracePeriodSeconds": 0})
     eventually_sync(lambda: not hub.server("gil"), within_s=60)
     report = hub.sign_in("gil").get(f"{hub.url}/hub/offload/report/gil").text
@@ -246,7 +258,7 @@ def test_a_batch_job_killed_behind_the_hubs_back_ends_its_session(hub):
     hub.add_user("hal")
     hub.spawn("hal", profile="hpc")
     hub.wait_ready("hal")
-    (pod,) = hub.pods()
+    (pod,) = hub.pods("hal")
     hub.thread.call(hub.vk.plugin.scancel, pod["metadata"]["uid"])
     eventually_sync(lambda: not hub.server("hal"), within_s=60)
     assert "does not say why" in hub.sign_in("hal").get(f"{hub.url}/hub/offload/report/hal").text
@@ -259,7 +271,7 @@ def test_a_session_that_waits_too_long_is_moved_to_the_next_site_and_says_so(hub
     eventually_sync(lambda: session_of(hub, "ida")["site"] == "here", within_s=60)
     assert "it goes to Here" in session_of(hub, "ida")["came"]
     hub.wait_ready("ida")
-    assert not hub.pods()
+    assert not hub.pods("ida")
     assert not [j for j in hub.vk.plugin.jobs.values() if j.state in ("PD", "R")]
     assert run_in_kernel(hub, "ida", "print(1)") == "1\n"
     hub.stop("ida")
@@ -274,11 +286,11 @@ def test_a_session_on_the_hubs_machines_is_a_pod_with_its_users_volume(hub):
     assert answer.status_code in (201, 202), pretty(answer)
     hub.wait_ready("jo")
     assert run_in_kernel(hub, "jo", "print(2 + 2)") == "4\n"
-    (pod,) = hub.pods()
+    (pod,) = hub.pods("jo")
     assert pod["spec"]["nodeSelector"]["kubernetes.io/hostname"] == hub.names["pods"]
     assert hub.claims() == ["claim-jo"]
     hub.stop("jo")
-    eventually_sync(lambda: not hub.pods())
+    eventually_sync(lambda: not hub.pods("jo"))
     assert hub.claims() == ["claim-jo"]
     hub.api("DELETE", "users/jo")
     assert hub.claims() == ["claim-jo"]
@@ -295,7 +307,7 @@ def test_a_pod_of_the_hub_survives_its_restart(hub):
     with connect_kernel(hub, "kim", kernel) as socket:
         assert execute(socket, "print(kept)") == "here\n"
     hub.stop("kim")
-    eventually_sync(lambda: not hub.pods())
+    eventually_sync(lambda: not hub.pods("kim"))
 
 
 def test_a_pod_that_the_cluster_refuses_or_cannot_start_is_a_sentence_and_leaves_nothing(hub):
@@ -317,7 +329,7 @@ def test_a_pod_that_the_cluster_refuses_or_cannot_start_is_a_sentence_and_leaves
     answer = hub.spawn("lea", profile="pods")
     eventually_sync(lambda: not hub.server("lea"), within_s=60)
     assert "The pod did not start at The hub's machines: the cluster evicted it" in hub.log("hub")
-    eventually_sync(lambda: not hub.pods())
+    eventually_sync(lambda: not hub.pods("lea"))
     hub.kubelet.run = hub.run_pods
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from fractions import Fraction
 from typing import Any
+
+import aiohttp
 
 from offload_sites.kubernetes.client import ApiError
 from tests.services.kubernetes.api import now
@@ -14,12 +17,31 @@ from tests.services.kubernetes.validating import quantity
 
 async def schedule(client: Client) -> None:
     """Bind pods for ever. A real cluster has its own scheduler; this one is for the fake."""
-    async for pods in client.follow("/api/v1/pods"):
-        nodes = (await client.ask("GET", "/api/v1/nodes"))["items"]
-        for pod in sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"]):
-            if not pod["spec"].get("nodeName") and not pod["metadata"].get("deletionTimestamp"):
-                await _place(client, pod, nodes, pods)
-        await asyncio.sleep(0)
+    seen: list[dict[str, Any]] = []
+    news = asyncio.Event()
+
+    async def follow() -> None:
+        async for pods in client.follow("/api/v1/pods"):
+            seen[:] = pods
+            news.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follow())
+        while True:
+            news.clear()
+            waiting = [
+                pod
+                for pod in sorted(seen, key=lambda pod: pod["metadata"]["creationTimestamp"])
+                if not pod["spec"].get("nodeName") and not pod["metadata"].get("deletionTimestamp")
+            ]
+            if waiting:
+                with contextlib.suppress(ApiError, aiohttp.ClientError, OSError):
+                    nodes = (await client.ask("GET", "/api/v1/nodes"))["items"]
+                    for pod in waiting:
+                        await _place(client, pod, nodes, seen)
+            # Nodes come and go as well.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), 0.2 if waiting else None)
 
 
 async def _place(
