@@ -173,6 +173,12 @@ class TokenBroker(LoggingConfigurable):
         return self._locks.setdefault(user, asyncio.Lock())
 
     async def _make(self, user: Any, wanted: Wanted, now: datetime) -> Grant:
+        if not getattr(self.parent, "token_url", ""):
+            raise OffloadError(
+                f"site {wanted.site!r} takes tokens of {wanted.issuer!r}, and this hub does not sign "
+                "its users in with OAuth",
+                "use an authenticator of oauthenticator, with enable_auth_state",
+            )
         state = await user.get_auth_state() or {}
         sign_in = state.get("refresh_token") or ""
         if not sign_in:

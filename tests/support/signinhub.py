@@ -18,8 +18,6 @@ import requests
 from tests.support.condorkit import SERVICES, free_port
 from tests.support.waiting import eventually_sync, scaled
 
-_OLD_HUB = "5.5.4"
-
 _CONFIG = """
 import os, sys
 from jupyterhub.proxy import Proxy
@@ -143,11 +141,10 @@ class Issuer:
 class SignInHub:
     """One hub in a process of its own."""
 
-    def __init__(self, place: Path, issuer: Issuer, more: str = "", python: str = "") -> None:
+    def __init__(self, place: Path, issuer: Issuer, more: str = "") -> None:
         self.place = place
         self.issuer = issuer
         self.port = free_port()
-        self.python = python or sys.executable
         self.tokens = {name: secrets.token_hex(16) for name in ("offload", "other")}
         (place / "catalog.yaml").write_text(_CATALOG)
         (place / "jupyterhub_config.py").write_text(
@@ -174,7 +171,13 @@ class SignInHub:
     def start(self, **environ: str) -> None:
         with (self.place / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self.python, "-m", "jupyterhub", "-f", str(self.place / "jupyterhub_config.py")],
+                [
+                    sys.executable,
+                    "-m",
+                    "jupyterhub",
+                    "-f",
+                    str(self.place / "jupyterhub_config.py"),
+                ],
                 cwd=self.place,
                 env={
                     **os.environ,
@@ -238,20 +241,3 @@ class SignInHub:
             timeout=30,
         )
         return str(answer.json()["token"])
-
-
-def old_hub() -> str:
-    """Return the Python of an environment with the oldest hub that is supported; made once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = cache / "interlink-offload-tests" / f"hub-{_OLD_HUB}"
-    python = place / "bin" / "python"
-    if not (place / "ok").exists():
-        packages = [f"jupyterhub=={_OLD_HUB}", "oauthenticator==17.4.0", "pydantic>=2.11"]
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", *packages, "pyyaml", "tornado>=6.5"],
-            check=True,
-            stdin=subprocess.DEVNULL,
-        )
-        (place / "ok").touch()
-    return str(python)

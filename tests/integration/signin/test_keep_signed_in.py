@@ -1,32 +1,26 @@
-"""What the oldest supported hub needs: a failing refresh of a sign-in must not lock out what runs."""
+"""A sign-in that cannot be refreshed must not lock out what runs, on any hub that is supported."""
 
 import pytest
 import requests
+from jupyterhub import __version__ as version
 
-from tests.support.signinhub import Issuer, SignInHub, old_hub
+from tests.support.signinhub import SignInHub
 from tests.support.waiting import eventually_sync
 
-pytestmark = pytest.mark.htcondor
+pytestmark = pytest.mark.hub
 
 _AGE = "c.Authenticator.auth_refresh_age = 1"
 _KEEP = f"{_AGE}\nc.OAuthenticator.refresh_user_hook = keep_signed_in"
+# Hubs before 6.1 refuse servers whose user's sign-in cannot be refreshed: what the hook is for.
+_STRICT = tuple(map(int, version.split(".")[:2])) < (6, 1)
 
 
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory):
-    issuer = Issuer(tmp_path_factory.mktemp("issuer"))
-    issuer.up()
-    yield issuer
-    issuer.down()
-
-
-@pytest.mark.parametrize(("more", "status"), [(_AGE, 403), (_KEEP, 200)])
+@pytest.mark.parametrize(("more", "status"), [(_AGE, 403 if _STRICT else 200), (_KEEP, 200)])
 def test_a_server_goes_on_while_its_users_sign_in_cannot_be_refreshed(
     tmp_path, issuer, more, status
 ):
-    """Without our hook it does not (403): that is what the hook is for."""
     issuer.control(access_life=3, fail_refresh=None)
-    hub = SignInHub(tmp_path, issuer, more, python=old_hub())
+    hub = SignInHub(tmp_path, issuer, more)
     hub.start()
     try:
         hub.sign_in()
@@ -43,16 +37,5 @@ def test_a_server_goes_on_while_its_users_sign_in_cannot_be_refreshed(
         issuer.control(fail_refresh=None)
         eventually_sync(lambda: seen() == 200, within_s=20)
     finally:
-        hub.stop()
-
-
-def test_the_oldest_hub_has_a_broker_as_well(tmp_path, issuer):
-    issuer.control(access_life=3600, fail_refresh=None)
-    hub = SignInHub(tmp_path, issuer, python=old_hub())
-    hub.start()
-    try:
-        hub.sign_in()
-        assert hub.ask().status_code == 200
-        assert hub.ask(token=hub.user_token("alice")).status_code == 403
-    finally:
+        issuer.control(access_life=3600, fail_refresh=None)
         hub.stop()

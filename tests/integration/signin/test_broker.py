@@ -11,18 +11,12 @@ import requests
 
 from offload_service.tokens import HubTokens
 from offload_sites.errors import NotAuthorizedError, OffloadError, SiteUnavailableError
-from tests.support.signinhub import Issuer, SignInHub
+from tests.support.signinhub import SignInHub
 from tests.support.waiting import eventually_sync
 
+pytestmark = pytest.mark.hub
+
 COMPUTE = "compute.create compute.read compute.modify compute.cancel"
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory):
-    issuer = Issuer(tmp_path_factory.mktemp("issuer"))
-    issuer.up()
-    yield issuer
-    issuer.down()
 
 
 @pytest.fixture(scope="module")
