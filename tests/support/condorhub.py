@@ -1,0 +1,161 @@
+"""A hub whose users sign in at the pool's issuer, and whose sessions and workers run at the pool's CE."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import sys
+from pathlib import Path
+
+import requests
+
+from tests.support.condorkit import Pool
+from tests.support.hubkit import HubKit
+from tests.support.waiting import scaled
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("offload_sites", "offload_relay", "dask_offload")
+
+_CATALOG = """
+sites:
+  centre:
+    kind: htcondor-ce
+    title: Computing centre
+    collector: {collector}
+    schedd: {schedd}
+    ca_file: {ca}
+    credential: {{issuer: iam, audience: '{collector}'}}
+    node: {{cpus: 96, memory: 96GiB}}
+    disk: 1MiB
+    max_walltime: 48h
+    images: {{render: cvmfs, bind: [/cvmfs]}}
+images:
+  lab: {{title: Jupyter and Dask, cvmfs: '{lab}'}}
+profiles:
+  lab:
+    title: A session at the centre
+    sites: [centre]
+    for: [session]
+    images: [lab]
+    resources: {{cpus: 2, memory: 1GiB}}
+    walltime: {{default: 1h, max: 2h}}
+  cores:
+    title: HTC cores
+    sites: [centre]
+    for: [workers]
+    images: [lab]
+    resources: {{cpus: 1, memory: 256MiB}}
+    walltime: 1h
+"""
+
+_CONFIG = """
+from interlink_spawner.broker import keep_signed_in
+
+iam = "{issuer}"
+c.JupyterHub.authenticator_class = "generic-oauth"
+c.GenericOAuthenticator.client_id = "hub"
+c.GenericOAuthenticator.client_secret = "hub-secret"
+c.GenericOAuthenticator.oauth_callback_url = "http://127.0.0.1:{public}/hub/oauth_callback"
+c.GenericOAuthenticator.authorize_url = iam + "authorize"
+c.GenericOAuthenticator.token_url = iam + "token"
+c.GenericOAuthenticator.userdata_url = iam + "userinfo"
+c.GenericOAuthenticator.username_claim = "preferred_username"
+c.GenericOAuthenticator.scope = [
+    "openid", "profile", "offline_access",
+    "compute.create", "compute.read", "compute.modify", "compute.cancel",
+]
+c.GenericOAuthenticator.extra_authorize_params = {{"login_hint": "alice"}}
+c.GenericOAuthenticator.allow_all = True
+c.GenericOAuthenticator.enable_auth_state = True
+c.GenericOAuthenticator.http_request_kwargs = {{"ca_certs": "{ca}"}}
+c.OAuthenticator.refresh_user_hook = keep_signed_in
+c.Authenticator.auth_refresh_age = 5
+c.InterLinkSpawner.service_url = "http://127.0.0.1:{public}/services/offload"
+c.JupyterHub.services.append({{
+    "name": "offload",
+    "url": "http://127.0.0.1:{service}",
+    "command": ["{python}", "-m", "offload_cli", "service", "--catalog", "{place}/catalog.yaml"],
+    "environment": {{
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ["PYTHONPATH"],
+        "OFFLOAD_LEDGER": "sqlite:///{place}/ledger.sqlite",
+        "OFFLOAD_RELAY_URL": "ws://127.0.0.1:{relay}",
+        "OFFLOAD_RELAY_DIAL": "127.0.0.1:{dial}",
+        "OFFLOAD_RELAY_KEY_FILE": "{place}/relay.key",
+    }},
+}})
+c.JupyterHub.load_roles += [
+    {{"name": "user", "scopes": ["self", "access:services!service=offload"]}},
+    {{"name": "server", "scopes": [
+        "users:activity!user", "access:servers!server", "access:services!service=offload",
+    ]}},
+]
+"""
+
+
+class CondorHub(HubKit):
+    """A hub with the offload service; its only site is the CE of `pool`."""
+
+    def __init__(self, place: Path, pool: Pool, lab: str) -> None:
+        super().__init__(place)
+        self.pool = pool
+        self.lab_image = lab
+        env = pool.env
+        self.ca = env["IAM_CA"]
+        self.environment["JUPYTERHUB_CRYPT_KEY"] = "42" * 32
+        self.config_more = _CONFIG.format(
+            issuer=env["IAM_ISSUER"],
+            ca=self.ca,
+            public=self.public,
+            service=next(self._ports),
+            relay=self.relay_port,
+            dial=self.dial,
+            place=place,
+            python=sys.executable,
+        )
+
+    def write_catalog(self, **_: str) -> None:
+        env = self.pool.env
+        text = _CATALOG.format(
+            collector=env["CE_ADDRESS"], schedd=env["CE_SCHEDD"], ca=self.ca, lab=self.lab_image
+        )
+        (self.place / "catalog.yaml").write_text(text)
+
+    def sign_in(self, name: str = "alice", password: str = "") -> requests.Session:
+        """Sign alice in at the issuer, and return the browser that has done it."""
+        browser = requests.Session()
+        browser.trust_env, browser.verify = False, self.ca
+        answer = browser.get(f"{self.url}/hub/oauth_login?next=/hub/token", timeout=scaled(30))
+        assert answer.status_code == 200, f"{answer.url}: {self.log('hub')[-3000:]}"
+        return browser
+
+    def issuer_control(self, **switches: object) -> None:
+        """Set switches of the issuer."""
+        issuer = self.pool.env["IAM_ISSUER"]
+        requests.post(f"{issuer}control", json=switches, verify=self.ca, timeout=10)
+
+
+def make_lab_image(pool: Pool) -> str:
+    """Make an image with a Jupyter server, Dask and this project, and return its path."""
+    pinned = [
+        f"{name}=={importlib.metadata.version(name)}"
+        for name in (
+            *("jupyterhub", "jupyterlab", "ipykernel", "dask", "distributed", "click"),
+            *("pydantic", "pyyaml", "websockets", "PyJWT", "cryptography", "prometheus-client"),
+        )
+    ]
+    pool.run("make-image", "testbed/lab:2", *pinned)
+    packages = Path(
+        pool.env["CVMFS_DIR"],
+        "unpacked.infn.it/testbed/lab:2/usr/local/lib/python3.11/dist-packages",
+    )
+    for name in PACKAGES:
+        shutil.rmtree(packages / name, ignore_errors=True)
+        shutil.copytree(ROOT / name, packages / name)
+    # Dask finds the scheme relay:// by an entry point.
+    info = packages / "interlink_offload-0.1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    installed = importlib.metadata.distribution("interlink-offload")
+    for file in ("METADATA", "entry_points.txt"):
+        (info / file).write_text(installed.read_text(file))
+    return "/cvmfs/unpacked.infn.it/testbed/lab:2"
