@@ -66,7 +66,7 @@ class ChartHub(HubKit):
         self.gateway = self.pods.ports["gateway"]
         self.chart = helm(hub_chart, self._values(), release=HUB_RELEASE)
         self.pods.catalog.write_text(CATALOG.format(place=place, python=sys.executable))
-        self.environment |= environment() | {
+        self.programs.environment |= environment() | {
             "CONFIGPROXY_AUTH_TOKEN": self.token,
             # The names of Services become names of variables.
             "LOCALHOST_SERVICE_PORT": str(self.hub_port),

@@ -10,7 +10,7 @@ from pathlib import Path
 import requests
 
 from tests.support.condorkit import Pool
-from tests.support.hubkit import HubKit
+from tests.support.hubkit import HubKit, free_ports
 from tests.support.waiting import scaled
 
 ROOT = Path(__file__).parents[2]
@@ -102,12 +102,12 @@ class CondorHub(HubKit):
         self.lab_image = lab
         env = pool.env
         self.ca = env["IAM_CA"]
-        self.environment["JUPYTERHUB_CRYPT_KEY"] = "42" * 32
+        self.programs.environment["JUPYTERHUB_CRYPT_KEY"] = "42" * 32
         self.config_more = _CONFIG.format(
             issuer=env["IAM_ISSUER"],
             ca=self.ca,
             public=self.public,
-            service=next(self._ports),
+            service=free_ports(1)[0],
             relay=self.relay_port,
             dial=self.dial,
             place=place,

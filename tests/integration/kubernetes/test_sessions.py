@@ -89,7 +89,7 @@ class PodHub(HubKit):
             self.kube.kubelet(VirtualKubelet, name=self.names["hpc"], resources={"cpu": "64"})
         )
         self.kubelet = thread.run(self.kube.kubelet(Kubelet, name=self.names["pods"]))
-        self.environment["KUBECONFIG"] = str(self.kube.kubeconfig)
+        self.programs.environment["KUBECONFIG"] = str(self.kube.kubeconfig)
         (port,) = free_ports(1)
         self.config_more = CONFIG.format(namespace=self.kube.namespace, port=port)
 

@@ -243,6 +243,8 @@ class VirtualKubelet(Kubelet):
         self.silent = False
         await self.plugin.close()
         await super().__aexit__(*exc_info)
+        # What was on its way to the plugin while it closed.
+        await self.plugin.close()
 
     async def killed(self) -> None:
         """End as by kill -9: nothing is reported any more, batch jobs go on."""
