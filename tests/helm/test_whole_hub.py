@@ -117,12 +117,12 @@ class ChartHub(HubKit):
     def write_catalog(self, **_):
         """Do nothing: the relay's pods have it."""
 
-    def write_config(self):
+    def config(self):
         lay_out(self.chart, self.place, ROOT / "images/hub/jupyterhub_config.d")
         (self.place / "config" / "hub").write_text("localhost")
         (self.place / "config" / "proxy-api").write_text("127.0.0.1")
-        file = self.place / "jupyterhub_config.py"
-        file.write_text(file.read_text().replace("8081", str(self.hub_port)))
+        text = (self.place / "jupyterhub_config.py").read_text()
+        return text.replace("8081", str(self.hub_port))
 
     def start_relay(self):
         self.pods.start("offload-relay")
