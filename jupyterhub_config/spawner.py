@@ -8,6 +8,11 @@ c.InterLinkSpawner.catalog_file = "/etc/offload/catalog.yaml"
 c.InterLinkSpawner.relay_key_file = "/etc/offload/relay.key"
 # One ledger with the offload service: the form knows how long jobs of both waited.
 c.InterLinkSpawner.ledger_url = "sqlite:////var/lib/offload/ledger.sqlite"
+# JupyterLab's panel for Dask, where an image has it, makes clusters of ours.
+c.Spawner.environment = {
+    "DASK_LABEXTENSION__FACTORY__MODULE": "dask_offload",
+    "DASK_LABEXTENSION__FACTORY__CLASS": "OffloadCluster",
+}
 
 # A queued job is a pending spawn, for hours. With the default of 100 of them nobody could start
 # anything any more.

@@ -23,26 +23,28 @@ def main() -> int:
     """Run the demo; return the exit code: 0 good, 1 something was not as it should be."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--check", action="store_true", help="be the user, and judge the result")
-    checking = parser.parse_args().check
+    parser.add_argument("--output", type=Path, default=_OUTPUT, help="folder for what is kept")
+    options = parser.parse_args()
+    output: Path = options.output
     if not PROXY.exists():
         print("demo: the proxy of the hub is not installed: make setup", file=sys.stderr)
         return 1
-    _OUTPUT.mkdir(exist_ok=True)
+    output.mkdir(exist_ok=True)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
     # Not below the source tree: sockets have short paths, and it may be on a network file system.
     with tempfile.TemporaryDirectory(prefix="offload-demo-") as folder:
         place = Path(folder)
         # What a check leaves in users' folders is of no use to anybody.
-        hub = DemoHub(place, homes=place / "home" if checking else _OUTPUT / "home")
-        return _checked(hub) if checking else _visited(hub)
+        hub = DemoHub(place, homes=(place if options.check else output) / "home")
+        return _checked(hub, output) if options.check else _visited(hub, output)
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _visited(hub: DemoHub) -> int:
+def _visited(hub: DemoHub, output: Path) -> int:
     """Stay until somebody has seen enough."""
     try:
         _say("Starting JupyterHub, its proxy, relay and offload service ...")
@@ -50,18 +52,18 @@ def _visited(hub: DemoHub) -> int:
         print(_welcome(hub), flush=True)
         while not hub.programs.ended():
             time.sleep(0.5)
-        return _failed(hub, f"{', '.join(hub.programs.ended())} has ended by itself")
+        return _failed(hub, output, f"{', '.join(hub.programs.ended())} has ended by itself")
     except KeyboardInterrupt:
         return 0
     except (RuntimeError, AssertionError) as error:
-        return _failed(hub, str(error))
+        return _failed(hub, output, str(error))
     finally:
         _close(hub)
 
 
-def _checked(hub: DemoHub) -> int:
+def _checked(hub: DemoHub, output: Path) -> int:
     problems: list[str] = []
-    picture = _OUTPUT / "dimuon.png"
+    picture = output / "dimuon.png"
     picture.unlink(missing_ok=True)
     try:
         _say("Starting JupyterHub, its proxy, relay and offload service ...")
@@ -73,7 +75,7 @@ def _checked(hub: DemoHub) -> int:
         problems.append(f"{type(error).__name__}: {error}")
     finally:
         if problems:
-            _keep_logs(hub)
+            _keep_logs(hub, output)
         _close(hub)
     problems += [f"had to be killed: {line}" for line in hub.killed.values()]
     for problem in problems:
@@ -90,14 +92,14 @@ def _close(hub: DemoHub) -> None:
     hub.close()
 
 
-def _failed(hub: DemoHub, why: str) -> int:
+def _failed(hub: DemoHub, output: Path, why: str) -> int:
     print(f"demo: {why}", file=sys.stderr)
-    _keep_logs(hub)
+    _keep_logs(hub, output)
     return 1
 
 
-def _keep_logs(hub: DemoHub) -> None:
-    folder = _OUTPUT / "logs"
+def _keep_logs(hub: DemoHub, output: Path) -> None:
+    folder = output / "logs"
     folder.mkdir(exist_ok=True)
     for log in hub.place.glob("*.log"):
         shutil.copy(log, folder)

@@ -115,10 +115,12 @@ class LocalHub:
 
     def close(self) -> None:
         """Stop all servers, then the hub with the services it has started, then the proxy."""
-        if "hub" in self.programs.processes:
-            self.stop_all_servers()
-        for name in reversed(list(self.programs.processes)):
-            self.programs.stop(name, signal.SIGTERM)
+        try:
+            if "hub" in self.programs.processes:
+                self.stop_all_servers()
+        finally:
+            for name in reversed(list(self.programs.processes)):
+                self.programs.stop(name, signal.SIGTERM)
 
     # --- its API ---------------------------------------------------------------------------------
 

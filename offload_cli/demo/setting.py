@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 import shutil
 import string
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import requests
 
 from offload_cli.demo.hub import LocalHub
 from offload_cli.demo.programs import free_ports
@@ -153,9 +157,13 @@ class DemoHub(LocalHub):
     def close(self) -> None:
         """End everything: servers, hub, proxy, and jobs of clusters whose notebooks are gone."""
         try:
-            super().close()
+            # A hub that is still starting, or has ended, stops no server; their site does below.
+            with contextlib.suppress(requests.RequestException, AssertionError):
+                super().close()
         finally:
-            asyncio.run(self._end_jobs())
+            # In a thread: whoever calls this may have an event loop of their own.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: asyncio.run(self._end_jobs())).result()
             self.killed = self.programs.sweep()
 
     async def _end_jobs(self) -> None:

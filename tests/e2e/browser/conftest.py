@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.hubkit import PROXY, HubKit
+from tests.support.processes import processes_below
 from tests.support.tiers import lacking
-from tests.support.waiting import scaled
+from tests.support.waiting import eventually_sync, scaled
 
 _CHROMIUM = "/usr/bin/chromium"
 # Nothing that calls home, and no sandbox: the tests may run as root, in a container.
@@ -96,16 +97,23 @@ def hub(request):
     kit = HubKit(place)
     kit.write_catalog()
     (place / "catalog.yaml").write_text(CATALOG.format(place=place, python=sys.executable))
-    kit.add_service()
+    kit.add_service("--owner-grace", f"{scaled(8):.0f}s")
     kit.config_more += PANEL
     try:
         kit.start()
         yield kit
     finally:
         try:
+            kit.stop_all_servers()
+            # The service ends what notebooks have left; it could not once the hub has ended it.
+            eventually_sync(lambda: not workers_below(place), within_s=60)
             kit.close()
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def workers_below(place):
+    return [line for line in processes_below(place).values() if "dask_offload.worker" in line]
 
 
 @pytest.fixture
