@@ -8,6 +8,7 @@ list to the chart; without it, it is what our files are held to.
 HUB_CONFIG = "hub.config"
 
 DEFAULTS = {
+    "cull.enabled": True,
     "hub.allowNamedServers": False,
     "hub.concurrentSpawnLimit": 64,
     "hub.config": {"JupyterHub": {"admin_access": True, "authenticator_class": "dummy"}},

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 
+from interlink_spawner.hub_services import CULLING_ROLE, culling_service
 from tests.helm.conftest import ROOT
 from tests.helm.hub_pod import environment, lay_out
 
@@ -56,6 +58,17 @@ def test_users_and_their_servers_may_use_the_service(loaded):
     roles = {one["name"]: one["scopes"] for one in loaded["config"]["JupyterHub"]["load_roles"]}
     for role in ("user", "server"):
         assert "access:services!service=offload" in roles[role]
+
+
+def test_idle_servers_are_stopped_by_our_rule_and_by_no_other(loaded):
+    services = {one["name"]: one for one in loaded["config"]["JupyterHub"]["services"]}
+    assert "jupyterhub-idle-culler" not in services
+    ours = culling_service(idle=timedelta(hours=1))
+    assert services[ours["name"]]["command"] == ["python3", *ours["command"][1:]]
+    roles = {one["name"]: one for one in loaded["config"]["JupyterHub"]["load_roles"]}
+    role = roles[CULLING_ROLE["name"]]
+    assert role["services"] == CULLING_ROLE["services"]
+    assert set(role["scopes"]) == set(CULLING_ROLE["scopes"])
 
 
 def test_volumes_are_one_for_each_user_and_cvmfs_is_in_sessions(loaded):
