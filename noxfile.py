@@ -145,7 +145,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def htcondor(session: nox.Session) -> None:
     """Run the tests on a real HTCondor pool behind a CE, which they bring up: needs root."""
-    run_pytest(session, "-m", "htcondor", "--require=htcondor", "tests/contract", "tests/e2e")
+    run_pytest(session, "-m", "htcondor", "--require=htcondor", "--durations=15", "tests/e2e")
 
 
 @nox.session

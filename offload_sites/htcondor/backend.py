@@ -52,8 +52,8 @@ _DEAD_REMEMBERED = 100
 _WORDS_AT_ONCE = 4
 
 _NATIVE_ID = re.compile(r"\d{1,9}\.\d{1,9}", re.ASCII)
-# Of the start script, or of apptainer where HTCondor runs it.
-_START_WORDS = re.compile(r"^(?:offload-start|FATAL): +(.+)$", re.MULTILINE)
+# Of the start script, or of apptainer.
+_START_WORDS = re.compile(r"^(?:offload-start|FATAL): +.+$", re.MULTILINE)
 
 
 class HTCondorBackend:
@@ -239,7 +239,7 @@ class HTCondorBackend:
         for id_, logs in zip(ids, found, strict=True):
             match = _START_WORDS.search(logs.stderr) if isinstance(logs, JobLogs) else None
             if match:
-                words[id_] = match[1]
+                words[id_] = match[0]
         return words
 
     # --- the rest ------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 # submit.py. It holds no secret: others at the site can read it.
 #
 # A line that begins with "offload-start:" says why a job could not be started; exit codes 71 to 73
-# go with it. 75: the walltime was used up. Any other code is the command's own.
+# go with it. 75: the walltime was used up. Any other code is the command's own, or apptainer's: 255,
+# with a line that begins with "FATAL:".
 
 # @settings@
 
@@ -72,9 +73,5 @@ while :; do # a trapped signal ends a wait early
   code=$?
   kill -0 "$child" 2>/dev/null || break
 done
-if [ "$code" = 255 ] && [ -n "$image" ]; then
-  why=$(tail -n 20 _condor_stderr 2>/dev/null | grep '^FATAL:' | tail -n 1)
-  [ -z "$why" ] || fail 73 "the container could not be started: ${why#FATAL: }"
-fi
 [ $(($(date +%s) - began)) -lt "$walltime_s" ] || code=75
 finish "$code"

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from offload_sites.htcondor.reasons import SPOOLING, hold_reason
+from offload_sites.htcondor.containers import container_reason
+from offload_sites.htcondor.reasons import SPOOLING, Reason, hold_reason
 from offload_sites.jobs import JobState, JobStatus
 
 __all__ = ["ATTRIBUTES", "Ad", "is_uploading", "native_id", "start_failed", "status_from_ad"]
@@ -106,7 +107,8 @@ def status_from_ad(
     gone : bool
         True if it has left the queue: the ad is from the schedd's history.
     told : str
-        The start script's words on a job that could not be started, see `start_failed`.
+        The line on why a job could not be started, see `start_failed`: ``offload-start: ...`` by the
+        start script, or ``FATAL: ...`` by apptainer.
 
     Returns
     -------
@@ -180,11 +182,13 @@ def _completed(ad: Ad, told: str) -> JobStatus:
     since = _time(ad, "CompletionDate") or _time(ad, "EnteredCurrentStatus")
     where = _where(ad)
     if told:
+        why, said = _start_failure(told)
         return JobStatus(
             JobState.FAILED,
-            f"it could not be started: {told}",
-            hint="choose another image, or tell the site",
-            since=since,
+            f"it could not be started: {why.sentence}",
+            said,
+            why.hint,
+            since,
             exit_code=code,
             where=where,
         )
@@ -206,6 +210,14 @@ def _completed(ad: Ad, told: str) -> JobStatus:
         exit_code=code,
         where=where,
     )
+
+
+def _start_failure(told: str) -> tuple[Reason, str]:
+    """Return why a job could not be started, and whose words say so if they are not our own."""
+    script, _, words = told.partition(": ")
+    if script == "FATAL":
+        return container_reason(words), words.strip()
+    return Reason(words.strip(), "choose another image, or tell the site"), ""
 
 
 _HINTS = {

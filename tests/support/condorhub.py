@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-import sys
 from pathlib import Path
 
 import requests
 
 from tests.support.condorkit import Pool
-from tests.support.hubkit import HubKit, free_ports
+from tests.support.hubkit import HubKit
 from tests.support.waiting import scaled
 
 ROOT = Path(__file__).parents[2]
@@ -70,26 +69,6 @@ c.GenericOAuthenticator.enable_auth_state = True
 c.GenericOAuthenticator.http_request_kwargs = {{"ca_certs": "{ca}"}}
 c.OAuthenticator.refresh_user_hook = keep_signed_in
 c.Authenticator.auth_refresh_age = 5
-c.InterLinkSpawner.service_url = "http://127.0.0.1:{public}/services/offload"
-c.JupyterHub.services.append({{
-    "name": "offload",
-    "url": "http://127.0.0.1:{service}",
-    "command": ["{python}", "-m", "offload_cli", "service", "--catalog", "{place}/catalog.yaml"],
-    "environment": {{
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.environ["PYTHONPATH"],
-        "OFFLOAD_LEDGER": "sqlite:///{place}/ledger.sqlite",
-        "OFFLOAD_RELAY_URL": "ws://127.0.0.1:{relay}",
-        "OFFLOAD_RELAY_DIAL": "127.0.0.1:{dial}",
-        "OFFLOAD_RELAY_KEY_FILE": "{place}/relay.key",
-    }},
-}})
-c.JupyterHub.load_roles += [
-    {{"name": "user", "scopes": ["self", "access:services!service=offload"]}},
-    {{"name": "server", "scopes": [
-        "users:activity!user", "access:servers!server", "access:services!service=offload",
-    ]}},
-]
 """
 
 
@@ -107,12 +86,8 @@ class CondorHub(HubKit):
             issuer=env["IAM_ISSUER"],
             ca=self.ca,
             public=self.public,
-            service=free_ports(1)[0],
-            relay=self.relay_port,
-            dial=self.dial,
-            place=place,
-            python=sys.executable,
         )
+        self.add_service()
 
     def write_catalog(self, **_: str) -> None:
         env = self.pool.env

@@ -115,12 +115,55 @@ def test_a_job_has_timed_out_if_it_ended_so_and_had_run_for_that_long():
 def test_a_job_that_could_not_be_started_tells_what_the_start_script_said():
     ad = {**COMPLETED, "ExitCode": 72}
     assert start_failed(ad)
-    status = status_from_ad(ad, told="the image /cvmfs/x is not on this node")
+    status = status_from_ad(ad, told="offload-start: the image /cvmfs/x is not on this node")
     assert status.state is JobState.FAILED
     assert status.reason == "it could not be started: the image /cvmfs/x is not on this node"
     assert status.hint
     assert status_from_ad(ad).state is JobState.FAILED
     assert not start_failed({**COMPLETED, "ExitCode": 1})
+
+
+# What real releases said, and what their sources say.
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (
+            "container creation failed: mount hook function failure: mount /var/lib/apptainer/mnt/"
+            "session/dev->/dev error: while mounting /var/lib/apptainer/mnt/session/dev: destination "
+            "/dev doesn't exist in container",
+            "could not be set up",
+        ),
+        (
+            "container creation failed: mount /cvmfs->/cvmfs error: while mounting /cvmfs: "
+            "destination /cvmfs doesn't exist in container",
+            "lack a folder that is bound into it",
+        ),
+        ('"python3": executable file not found in $PATH', "no such program"),
+        ("stat /bin/sh: no such file or directory", "could not be started"),
+        (
+            "could not open image /cvmfs/x: image format not recognized",
+            "could not be read on the node",
+        ),
+        ("exec /usr/bin/python3 failed: exec format error", "another sort of processor"),
+        (
+            "Unable to handle docker://no/such uri: while building SIF from layers: conveyor failed "
+            "to get: reading manifest: unauthorized: authentication required",
+            "from its registry",
+        ),
+        ("while creating session directory: no space left on device", "is full"),
+        ("failed to create user namespace: not allowed", "does not let us start containers"),
+        ("something that nobody has seen", "the container could not be started"),
+    ],
+)
+def test_what_apptainer_says_is_a_sentence_with_a_hint_and_its_own_words(said, says):
+    ad = {**COMPLETED, "ExitCode": 255}
+    assert start_failed(ad)
+    status = status_from_ad(ad, told=f"FATAL:   {said}")
+    assert status.state is JobState.FAILED
+    assert status.reason.startswith("it could not be started: ")
+    assert says in status.reason
+    assert status.said == said
+    assert status.hint
 
 
 def test_a_removed_job_runs_until_it_has_left_the_queue():
