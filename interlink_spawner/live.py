@@ -116,6 +116,10 @@ class LiveSession:
         lease = session_owner(relay, session.user, session.id, session.route, expires)
         self._owner = self._watch(relay.url, lease, self._hear_relay, tls=_trust(relay.ca))
         await self._owner.__aenter__()
+        # A job that it has left, and that its site did not remove, must not answer in its place; this
+        # hub and the relay may both have been restarted since they were told.
+        for left in session.left_keys:
+            await self._owner.gone([left], "its session has gone to another site")
         self._listen()
 
     async def close(self) -> None:

@@ -153,6 +153,12 @@ class Session:
         return self.runs_since + self.walltime if self.runs_since else None
 
     @property
+    def left_keys(self) -> list[str]:
+        """Keys of the jobs that it had at other sites before: those with a smaller number."""
+        name, _, number = self.key.rpartition("-")
+        return [f"{name}-{earlier}" for earlier in range(1, int(number))]
+
+    @property
     def ended(self) -> bool:
         """True if the site says so, or if the agent has said its last words."""
         return self.status.state.ended or bool(self.agent.ended)

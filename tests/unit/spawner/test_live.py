@@ -303,6 +303,15 @@ async def test_a_hub_that_restarts_while_a_session_moves_goes_on_moving_it(kit):
     await again.poller.close()
 
 
+async def test_jobs_that_a_session_has_left_behind_are_turned_away_whenever_it_is_watched(kit):
+    """What its old site lost, and starts after all, must not answer for its route."""
+    again = kit.follow(replace(kit.live.session, key="s1-3", site="rome"))
+    await again.open()
+    assert kit.relay.told == ["s1-1", "s1-2"]
+    await again.close()
+    await again.poller.close()
+
+
 async def test_a_session_that_runs_is_not_moved(kit):
     await kit.submit()
     kit.site.start("s1-1")
