@@ -25,6 +25,7 @@ execute.go and the Slurm plugin's Status.go):
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -56,7 +57,11 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "no node of the batch system is so large",
         "ask for fewer cores, less memory or fewer GPUs",
     ),
-    (r"invalid generic resource|gres", "the batch system has no such GPUs", "correct `gpu_flags`"),
+    (
+        r"invalid generic resource|\bgres\b",
+        "the batch system has no such GPUs",
+        "correct `gpu_flags`",
+    ),
     (
         r"qos|jobs? limit|submit ?job ?limit",
         "the batch system's limit of jobs is reached",
@@ -68,7 +73,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "start it again",
     ),
     (
-        r"connection refused|no such host|timeout|deadline exceeded|502|503|504",
+        r"connection refused|no such host|timeout|deadline exceeded|\b50[234]\b",
         "the virtual node could not reach its site",
         "start it again; if that goes on, tell the administrator of the site",
     ),
@@ -80,6 +85,10 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 _FILES_MISSING = {2, 127}
+# The answer of the site, and the error of Go around it that says everything twice.
+_ANSWER = re.compile(r".*\(HTTP (\d+)\): (.*)", re.DOTALL)
+_GO_ERROR = re.compile(r".* error: (.*)", re.DOTALL)
+_SECRET = re.compile(r"(Bearer )[^\s\"',}\])]+", re.IGNORECASE)
 
 
 def batch_id(pod: Mapping[str, Any]) -> str:
@@ -121,7 +130,7 @@ def status_of_virtual_pod(
 def _pending(pod: Mapping[str, Any], warnings: list[str]) -> JobStatus:
     state = pod.get("status") or {}
     since = parse_time((pod.get("metadata") or {}).get("creationTimestamp"))
-    said = warnings[-1] if warnings else ""
+    said = _words(warnings[-1]) if warnings else ""
     if not (pod.get("spec") or {}).get("nodeName"):
         reason = "it waits for the virtual node"
         for condition in state.get("conditions") or []:
@@ -139,7 +148,7 @@ def _pending(pod: Mapping[str, Any], warnings: list[str]) -> JobStatus:
 
 
 def _failed(state: Mapping[str, Any], end: End | None, walltime: timedelta) -> JobStatus:
-    said = str(state.get("message") or (end.message if end else "") or "")
+    said = _words(str(state.get("message") or (end.message if end else "") or ""))
     reason = str(state.get("reason") or "")
     since = end.finished if end else None
     if reason == "ProviderFailed" or (end is None and reason):
@@ -183,6 +192,22 @@ def _succeeded(end: End | None, walltime: timedelta) -> JobStatus:
 def replace_code(end: End, code: int) -> End:
     """Return `end` with another exit code."""
     return End(code, "", "", end.started, end.finished)
+
+
+def _words(message: str) -> str:
+    """Return what the site has said, out of the error that a virtual kubelet makes of it.
+
+    interLink 0.6 prints the whole request into it, with the token that it uses at the site
+    (execute.go, `createRequest`). Users read these words.
+    """
+    answer = _ANSWER.fullmatch(message)
+    if answer:
+        body = html.unescape(answer[2]).rpartition(" Body: ")[2].strip()
+        message = f"HTTP {answer[1]}: {body}" if body else f"HTTP {answer[1]}"
+    elif "http.Request{" in message:
+        inner = _GO_ERROR.fullmatch(message)
+        message = inner[1] if inner else "the request failed"
+    return _SECRET.sub(r"\1…", message)
 
 
 def _refusal(said: str) -> tuple[str, str]:

@@ -86,6 +86,47 @@ def test_a_refusal_is_a_sentence_and_keeps_the_words_of_the_site(said, words):
     assert status.hint
 
 
+def as_go_wraps(inner, request=""):
+    """Return an error as `RemoteExecution` of interLink 0.6.2 makes it."""
+    if request:
+        inner = f"error doing doRequest() in createRequest() log request: {request} error: {inner}"
+    detail = f"&fmt.wrapError{{msg:{inner!r}, err:(*errors.errorString)(0xc000504502)}}"
+    return (
+        f"error doing createRequest() in RemoteExecution() return value  error detail {detail} "
+        f"error: {inner}"
+    )
+
+
+def refused_with(message):
+    failed = terminated(1, ran_s=0, reason="ProviderFailed", message=message)
+    return look("Failed", state=failed, reason="ProviderFailed", message=message)
+
+
+def test_the_words_of_the_batch_system_are_found_in_the_error_around_them():
+    words = "sbatch: error: Batch job submission failed: Unspecified error"
+    body = f"CreatePod#4711 call exit status: 500. Body: {words.replace(':', '&#58;')}\n"
+    status = refused_with(as_go_wraps(f"error creating pod (HTTP 500): {body}"))
+    assert status.said == f"HTTP 500: {words}"
+    # The address of a Go object is no status of HTTP.
+    assert status.reason == "the site did not take it"
+
+
+def test_an_answer_without_words_is_its_number():
+    status = refused_with(as_go_wraps("error creating pod (HTTP 503): "))
+    assert (status.said, "could not reach" in status.reason) == ("HTTP 503", True)
+
+
+@pytest.mark.parametrize("error", ["dial tcp: connect: connection refused", "Bearer s3cret no"])
+def test_the_token_of_the_virtual_kubelet_is_shown_to_nobody(error):
+    request = (
+        '&http.Request{Method:"POST", Header:http.Header{"Authorization":[]string{"Bearer '
+        's3cret.x-y_z"}, "Content-Type":[]string{"application/json"}}, ctx:(*x)(0xc000503)}'
+    )
+    status = refused_with(as_go_wraps(f'Post "http://site:3000/create": {error}', request))
+    assert "s3cret" not in str(status)
+    assert status.said.startswith('Post "http://site:3000/create"')
+
+
 # --- the node ---
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
