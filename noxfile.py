@@ -98,7 +98,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Everything that an ordinary user can run, in one go."""
-    run_pytest(session, "-m", "not (netns or browser or htcondor)", "--require=hub", "tests")
+    required = ("--require=hub", "--require=kubernetes")
+    run_pytest(session, "-m", "not (netns or browser or htcondor)", *required, "tests")
 
 
 @nox.session
