@@ -139,7 +139,8 @@ def postgresql(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Run the tests in a real browser: needs Debian's chromium."""
+    """Run the tests in a real browser; as root installs Debian's chromium if there is none."""
+    session.run("tests/services/browser/install", external=True)
     run_pytest(session, "-m", "browser", "--require=browser", "tests/e2e")
 
 

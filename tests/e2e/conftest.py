@@ -1,5 +1,15 @@
-"""Fixtures of real services."""
+"""Fixtures of real services, and of a real browser."""
 
+import pytest
+
+from tests.support.browserkit import a_browser
 from tests.support.condor_fixtures import dask_image, farm, pool
 
 __all__ = ["dask_image", "farm", "pool"]
+
+
+@pytest.fixture(scope="module")
+def chromium(request):
+    # While there is one, an event loop runs: it must not meet tests that have their own.
+    with a_browser(request.config) as browser:
+        yield browser

@@ -16,16 +16,6 @@ from tests.support.waiting import scaled
 
 pytestmark = [pytest.mark.browser, pytest.mark.hub, pytest.mark.timeout(300)]
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 ITEM = ".ofl-walltime"
 NOTICE = ".Toastify__toast"
 MINUTE = 60
@@ -35,8 +25,6 @@ MINUTE = 60
 def hub(request):
     if not PROXY.exists():
         lacking(request.config, "browser", "configurable-http-proxy is missing: make setup")
-    if not CHROMIUM.exists():
-        lacking(request.config, "browser", "Debian's chromium is not installed")
     place = Path(tempfile.mkdtemp(prefix="hub-"))
     kit = HubKit(place)
     try:
@@ -51,20 +39,17 @@ def hub(request):
 
 
 @pytest.fixture
-def page(hub):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(1000 * scaled(60))
-        page.goto(f"{hub.url}/hub/login")
-        page.fill("#username_input", "alice")
-        page.fill("#password_input", "secret")
-        page.click("#login_submit")
-        page.wait_for_url("**/user/alice/**")
-        yield page
-        browser.close()
+def page(chromium, hub):
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(1000 * scaled(60))
+    page = context.new_page()
+    page.goto(f"{hub.url}/hub/login")
+    page.fill("#username_input", "alice")
+    page.fill("#password_input", "secret")
+    page.click("#login_submit")
+    page.wait_for_url("**/user/alice/**")
+    yield page
+    context.close()
 
 
 @pytest.fixture

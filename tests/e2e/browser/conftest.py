@@ -13,19 +13,6 @@ from tests.support.processes import processes_below
 from tests.support.tiers import lacking
 from tests.support.waiting import eventually_sync, scaled
 
-_CHROMIUM = "/usr/bin/chromium"
-# Nothing that calls home, and no sandbox: the tests may run as root, in a container.
-_QUIET = (
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
 CATALOG = """
 sites:
   naples:
@@ -73,20 +60,6 @@ c.Spawner.environment = {
     "DASK_LABEXTENSION__FACTORY__CLASS": "OffloadCluster",
 }
 """
-
-
-@pytest.fixture(scope="session")
-def chromium(request):
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacking(request.config, "browser", "the Python package playwright is missing: make setup")
-    if not Path(_CHROMIUM).exists():
-        lacking(request.config, "browser", "no /usr/bin/chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_CHROMIUM, args=_QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
