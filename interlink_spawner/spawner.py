@@ -84,7 +84,8 @@ class InterLinkSpawner(KubeSpawner):
 
     A profile whose site is of kind `kubernetes` is started by KubeSpawner as it is. For all other
     kinds a job is submitted, its agent dials the relay, and the hub's proxy reaches the server
-    through the relay's gateway.
+    through the relay's gateway. Without a catalog everything is as in KubeSpawner, so that a hub can
+    change to this class first, and write its catalog later.
 
     To change what it does, in rising order of effort: edit the catalog; set the traits below, or any
     of KubeSpawner's; set the hub's hooks (`auth_state_hook`, `pre_spawn_hook`, `post_stop_hook`,
@@ -97,7 +98,7 @@ class InterLinkSpawner(KubeSpawner):
         help="""
         The catalog: a YAML file of sites, images and profiles. Read again when it changes, without
         a restart; a broken edit leaves the last good content in use and is logged with its lines.
-        Required.
+        Default: empty, there is none; then this is a KubeSpawner as it is, `profile_list` and all.
         """,
     )
     relay_url = Unicode(
@@ -294,7 +295,7 @@ class InterLinkSpawner(KubeSpawner):
 
     @default("options_from_form")
     def _default_options_from_form(self) -> Callable[..., Any]:
-        return self._read_form
+        return self._read_form if self.catalog_file else self._options_from_form
 
     def _read_form(self, form: Mapping[str, Any]) -> object:
         if form.get("again"):
@@ -324,6 +325,9 @@ class InterLinkSpawner(KubeSpawner):
 
         The hub has stored it by now; if it is bad, what was there before comes back.
         """
+        if not self.catalog_file:
+            await super()._run_apply_user_options(user_options)
+            return
         try:
             await self.desk.started()
             resolved = resolve_session(self.desk.catalog, user_options, groups=self.groups)
@@ -375,6 +379,9 @@ class InterLinkSpawner(KubeSpawner):
     async def _start_anywhere(self) -> str:
         self.last_end = None
         self._tried.clear()
+        if not self.catalog_file:
+            self._place = _KUBERNETES
+            return str(await super()._start())
         resolved = self._resolved
         if resolved is None:
             raise SpawnFailed(400, "no options were checked for this server")
@@ -482,13 +489,15 @@ class InterLinkSpawner(KubeSpawner):
     def is_pod_running(self, pod: Any) -> bool:
         """Tell whether a pod runs; raise if it never will, rather than wait for `start_timeout`."""
         why, final = kube.why_not(pod)
-        if final:
+        if final and self._pod_site:
             raise self._pod_failed(self.desk.catalog.sites[self._pod_site], why)
         # KubeSpawner fails, and leaves the pod behind, where one that runs has no address yet.
         return bool(pod and pod["status"].get("podIP")) and bool(super().is_pod_running(pod))
 
     async def load_user_options(self) -> None:
         """Do nothing: what KubeSpawner would do with options has been done with the catalog's."""
+        if not self.catalog_file:
+            await super().load_user_options()
 
     def _new_session(self, resolved: Resolved, site: str, number: int, came: str = "") -> Session:
         now = self.desk.clock()
@@ -778,7 +787,10 @@ class InterLinkSpawner(KubeSpawner):
     # --- pages -----------------------------------------------------------------------------------
 
     @default("options_form")
-    def _default_options_form(self) -> Callable[..., Any]:
+    def _default_options_form(self) -> str | Callable[..., Any]:
+        if not self.catalog_file:
+            form: str | Callable[..., Any] = self._options_form_default()
+            return form
         return self._render_form
 
     async def _render_form(self, _: object) -> str:
@@ -808,6 +820,7 @@ class InterLinkSpawner(KubeSpawner):
             else:
                 await asyncio.sleep(_LOOK_S)
         async for event in super().progress():
+            event.pop("raw_event", None)  # an object of the cluster; no page needs it
             yield event
 
     @property

@@ -7,6 +7,7 @@ from datetime import timedelta
 import kubespawner.spawner
 
 from interlink_spawner.kube import keep_watching, pod_settings, without_kubernetes
+from interlink_spawner.spawner import InterLinkSpawner
 from offload_sites.catalog import KubernetesSite, Node, Toleration
 from offload_sites.jobs import ImageRef, Resources
 from offload_sites.resolve import Resolved
@@ -116,3 +117,30 @@ async def test_a_watch_that_gave_up_begins_anew_until_the_api_is_back(monkeypatc
     async with asyncio.timeout(20):
         await reflector.watching.wait()
     await reflector.watch_task
+
+
+# --- without a catalog ---
+
+PROFILES = [
+    {
+        "display_name": "Small",
+        "slug": "small",
+        "kubespawner_override": {"image": "example.org/lab:1", "cpu_limit": 2},
+    }
+]
+
+
+async def test_without_a_catalog_it_is_a_kubespawner_with_its_profile_list():
+    spawner = InterLinkSpawner(_mock=True, profile_list=PROFILES)
+    assert "Small" in spawner.options_form
+    spawner.user_options = spawner.options_from_form({"profile": ["small"]})
+    await spawner.load_user_options()
+    assert (spawner.image, spawner.cpu_limit) == ("example.org/lab:1", 2)
+
+
+async def test_with_a_catalog_the_profile_list_has_no_say(tmp_path):
+    spawner = InterLinkSpawner(_mock=True, profile_list=PROFILES, catalog_file=str(tmp_path))
+    spawner.user_options = {"profile": "small", "image": "example.org/other:1"}
+    await spawner.load_user_options()
+    assert spawner.image != "example.org/lab:1"
+    assert spawner.cpu_limit is None
