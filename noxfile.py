@@ -44,12 +44,18 @@ IMAGES = {
 STRICT = {"PYTHONASYNCIODEBUG": "1"}
 
 
-def run_pytest(session: nox.Session, *args: str, python: str = "python") -> None:
+# Most of a test is waiting for processes to start and end; a file's tests stay together.
+SIDE_BY_SIDE = (f"--numprocesses={min(max(3, os.cpu_count() or 1), 8)}", "--dist=loadfile")
+
+
+def run_pytest(
+    session: nox.Session, *args: str, python: str = "python", side_by_side: bool = False
+) -> None:
     # Debug mode of asyncio finds coroutines that were never awaited and callbacks that block.
     command = (python, "-m", "pytest", *args, *session.posargs)
     env = {**os.environ, **STRICT}
     try:
-        session.run(*command, env=env, external=True)
+        session.run(*command, *(SIDE_BY_SIDE if side_by_side else ()), env=env, external=True)
     except CommandFailed:
         if not os.environ.get("CI"):
             raise
@@ -76,7 +82,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    run_pytest(session, "tests/unit")
+    run_pytest(session, "tests/unit", side_by_side=True)
 
 
 @nox.session
@@ -86,7 +92,7 @@ def contract(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    run_pytest(session, "--require=hub", "tests/integration")
+    run_pytest(session, "--require=hub", "tests/integration", side_by_side=True)
 
 
 @nox.session
@@ -98,8 +104,9 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Everything that an ordinary user can run, in one go."""
+    chosen = ("-m", "not (netns or browser or htcondor)")
     required = ("--require=hub", "--require=kubernetes")
-    run_pytest(session, "-m", "not (netns or browser or htcondor)", *required, "tests")
+    run_pytest(session, *chosen, *required, "tests", side_by_side=True)
 
 
 @nox.session
@@ -120,7 +127,7 @@ def hub5(session: nox.Session) -> None:
         session.run(*pip, "--editable", ".", external=True)
         stamp.touch()
     python = str(place / "bin/python")
-    run_pytest(session, "--require=hub", "-m", "hub", "tests", python=python)
+    run_pytest(session, "--require=hub", "-m", "hub", "tests", python=python, side_by_side=True)
     # The service signs users in with the hub's own class, which changes with it.
     run_pytest(session, "tests/integration/service/test_service_pages.py", python=python)
 
@@ -153,7 +160,7 @@ def htcondor(session: nox.Session) -> None:
 @nox.session
 def kubernetes(session: nox.Session) -> None:
     """Run the tests on the Kubernetes API of KUBECONFIG, or on a fake one without it."""
-    run_pytest(session, "-m", "kubernetes", "--require=kubernetes", "tests")
+    run_pytest(session, "-m", "kubernetes", "--require=kubernetes", "tests", side_by_side=True)
 
 
 @nox.session

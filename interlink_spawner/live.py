@@ -172,8 +172,10 @@ class LiveSession:
 
     async def changed(self, within_s: float | None = None) -> None:
         """Return at the next change, or after `within_s` seconds. Safe to cancel."""
+        # Not wait_for: in Python 3.11 it may swallow a cancellation that comes with the signal.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._signal.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._signal.wait()
 
     def _note(self) -> None:
         """Have the ledger follow, in the background: nothing here depends on it."""

@@ -100,7 +100,9 @@ class Poller:
             self._pause_s = self._first_s if changed else min(2 * self._pause_s, self.most_s)
             with contextlib.suppress(TimeoutError):
                 pause_s = self._pause_s * random.uniform(0.8, 1.2)  # noqa: S311
-                await asyncio.wait_for(self._now.wait(), pause_s)
+                # Not wait_for: in Python 3.11 it may swallow a cancellation that comes just then.
+                async with asyncio.timeout(pause_s):
+                    await self._now.wait()
 
     async def _ask(self, handles: list[JobHandle]) -> dict[JobHandle, JobStatus]:
         try:

@@ -6,6 +6,8 @@ Travels in the agent's archive: standard library and the relay's protocol, Pytho
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import json
 import logging
 import os
@@ -36,11 +38,14 @@ __all__ = ["main"]
 log = logging.getLogger("offload-session")
 
 _EX_CONFIG = 78
+_PR_SET_PDEATHSIG = 1
 _TICK_S = 0.05
 # An image on a cold network file system takes minutes to import JupyterLab.
 _LISTEN_WITHIN_S = 900.0
 # The agent asks to finish this long before the end of the walltime, or a little less.
 _NEARLY_OVER_S = 60.0
+# Loaded before any fork: nothing may be loaded between fork and exec.
+_libc = ctypes.CDLL(None)
 
 
 def main(argv: list[str]) -> int:
@@ -149,6 +154,8 @@ class _Session:
             },
             cwd=self._environment["JUPYTERHUB_ROOT_DIR"],
             stdin=subprocess.DEVNULL,
+            # Safe: this process has one thread, and the function takes no lock.
+            preexec_fn=functools.partial(_end_with, os.getpid()),  # noqa: PLW1509
         )
         self._server = server
         return server
@@ -168,6 +175,14 @@ class _Session:
                     "the log of the job may say why; try another image or site",
                 )
             time.sleep(_TICK_S)
+
+
+def _end_with(parent: int) -> None:
+    """Let the server end with this process, which ends with the agent: none outlives its job."""
+    # Not SIGKILL: a server that is told to end ends its kernels.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it had ended before
+        os._exit(1)
 
 
 def _ends_at_s() -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -123,9 +124,18 @@ def node() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody uses at present."""
+    """Return ports of the loopback address that nobody uses at present.
+
+    They lie below those that the system gives to outgoing connections: one of these would else
+    take a port before its program listens.
+    """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        found: list[int] = []
+        for port in random.SystemRandom().sample(range(20000, 32000), 1000):
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError(f"no {count} free ports between 20000 and 32000")

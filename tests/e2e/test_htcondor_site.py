@@ -163,7 +163,7 @@ async def test_in_the_container_universe_a_bad_image_is_told(pool, key):
         # Held where the site tests images first (HTCondor's default), failed where it does not.
         status = await until(site, held[bad], JobState.FAILED)
         assert "could not be started" in status.reason
-        assert "no-such:1" in status.reason
+        assert "no-such:1" in status.said
 
 
 async def test_a_job_that_has_waited_for_as_long_as_it_is_wanted_is_removed_by_the_site(

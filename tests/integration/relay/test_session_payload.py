@@ -264,6 +264,15 @@ async def test_a_session_whose_walltime_is_over_ends_in_good_order(begin, gatewa
     assert (await last_words(gateway))["reason"] == "its walltime was used up"
 
 
+async def test_a_server_does_not_outlive_its_agent(begin, gateway):
+    job = await begin()
+    await asked(gateway, job)
+    assert processes_below(job.folder)
+    job.process.kill()
+    await eventually(lambda: processes_below(job.folder) == {})
+    assert (job.folder.parent / "terminated").exists()
+
+
 async def test_a_session_that_is_stopped_while_it_starts_starts_no_server(begin, gateway):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         # A hub that accepts and never answers.

@@ -41,7 +41,9 @@ async def schedule(client: Client) -> None:
                         await _place(client, pod, nodes, seen)
             # Nodes come and go as well.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(news.wait(), 0.2 if waiting else None)
+                # Python 3.11's wait_for may swallow a cancellation that comes with the news.
+                async with asyncio.timeout(0.2 if waiting else None):
+                    await news.wait()
 
 
 async def _place(
