@@ -22,6 +22,7 @@ from jupyterhub_idle_culler import IdleCuller
 from traitlets import default
 
 from interlink_spawner.session import Session, load_session
+from offload_relay.managed import end_with_hub
 from offload_sites.jobs import AgentState
 
 __all__ = ["Culler", "idle_for", "is_idle"]
@@ -82,4 +83,5 @@ class Culler(IdleCuller):
 
 
 if __name__ == "__main__":
+    end_with_hub()
     Culler.launch_instance()

@@ -16,6 +16,7 @@ import click
 
 from offload_relay.errors import RelayError
 from offload_relay.lease import KEY_BYTES, new_key
+from offload_relay.managed import end_with_hub
 from offload_relay.server import Relay, RelaySettings
 
 __all__ = ["read_key", "relay"]
@@ -113,6 +114,7 @@ async def _serve(settings: RelaySettings) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    end_with_hub()
     async with Relay(settings):
         await ended.wait()
 

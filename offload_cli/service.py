@@ -16,6 +16,7 @@ import click
 
 from offload_cli.relay import read_key
 from offload_relay.access import RelayAccess
+from offload_relay.managed import end_with_hub
 from offload_service.settings import ServiceSettings, UserLimits
 from offload_sites.units import parse_duration
 
@@ -210,6 +211,7 @@ async def _serve(settings: ServiceSettings, bind: str) -> None:
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    end_with_hub()
     async with open_service(
         settings,
         prefix=f"/{prefix.strip('/')}/",

@@ -1,6 +1,7 @@
 """The offload service as the hub's own: `OffloadCluster` in a real session, and the pages."""
 
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -82,7 +83,11 @@ client = cluster.get_client()
 
 
 def workers(hub):
-    return [line for line in processes_below(hub.place).values() if "dask_offload.worker" in line]
+    return programs(hub, "dask_offload.worker")
+
+
+def programs(hub, name):
+    return {pid for pid, line in processes_below(hub.place).items() if name in line}
 
 
 def test_a_session_makes_a_cluster_of_its_own_profile_and_computes(hub):
@@ -117,17 +122,22 @@ def test_a_session_makes_a_cluster_of_its_own_profile_and_computes(hub):
         assert "there is no profile 'gpus'" in refused
 
 
-def test_a_hub_that_restarts_takes_neither_session_nor_workers(hub):
-    hub.add_user("carol")
-    hub.spawn("carol", profile="cores")
-    hub.wait_ready("carol", within_s=90)
-    with new_kernel(hub, "carol") as (kernel, socket):
+@pytest.mark.parametrize(("user", "number"), [("carol", signal.SIGTERM), ("erin", signal.SIGKILL)])
+def test_a_hub_that_restarts_takes_neither_session_nor_workers(hub, user, number):
+    hub.add_user(user)
+    hub.spawn(user, profile="cores")
+    hub.wait_ready(user, within_s=90)
+    with new_kernel(hub, user) as (kernel, socket):
         execute(socket, START, within_s=120)
         before = execute(socket, "print(sorted(client.scheduler_info(n_workers=-1)['workers']))")
-    hub.restart_hub(15)
+    services = programs(hub, "offload_cli service")
+    assert len(services) == 1
+    hub.restart_hub(number)
+    # Those of a hub that was killed are not asked by it to end.
+    eventually_sync(lambda: not services & programs(hub, "offload_cli service"), within_s=30)
     wait_service(hub)
-    hub.wait_ready("carol", within_s=90)
-    with connect_kernel(hub, "carol", kernel) as socket:
+    hub.wait_ready(user, within_s=90)
+    with connect_kernel(hub, user, kernel) as socket:
         after = execute(socket, "print(sorted(client.scheduler_info(n_workers=-1)['workers']))")
         assert after == before
         execute(socket, "cluster.scale(3); cluster.wait_for_workers(3, timeout=60)", within_s=90)
