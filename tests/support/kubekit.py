@@ -62,6 +62,12 @@ class KubeKit:
         self._stack.push_async_callback(self._remove_namespace)
         if self.fake:
             self._run(schedule)
+        else:
+            # Made by a controller; until then no pod is admitted.
+            await eventually(self._has_account)
+
+    async def _has_account(self) -> bool:
+        return bool(await self._items("serviceaccounts"))
 
     def with_jobs(self) -> None:
         """See to it that jobs (batch/v1) get their pods."""
