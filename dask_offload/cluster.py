@@ -418,7 +418,11 @@ class OffloadCluster(Cluster):
         return list(self._snapshot.jobs)
 
     def bytes_through_relay(self) -> Any:
-        """Return how many bytes the relay has carried for this cluster, both ways together."""
+        """Return how many bytes the relay has carried for this cluster, both ways together.
+
+        The relay counts once in a second or so; in a hub the number comes by way of the service,
+        and may be a few seconds old.
+        """
         return self.sync(self._call, "carried")
 
     def logs(self, job: str | None = None) -> Any:

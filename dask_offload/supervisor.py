@@ -343,7 +343,7 @@ class Supervisor:
         return self._snapshot.to_json()
 
     async def _carried(self, _: Caller) -> int:
-        """Return how many bytes the relay has carried, counted at most a second or so ago."""
+        """Return how many bytes the relay has carried, as newly as the workforce can tell."""
         return await self._workforce.bytes_carried(fresh=True)
 
     async def _logs(self, _: Caller, job: str | None) -> dict[str, str]:

@@ -232,8 +232,7 @@ class Cluster:
 
     async def _publish(self, fleet: Fleet) -> None:
         """Note what has changed, for the notebook's side, for people, and in the ledger."""
-        for key, entry in self._owner.agents.items():
-            self._carried[key] = int(entry.get("bytes_in", 0)) + int(entry.get("bytes_out", 0))
+        self._count_bytes()  # agents that end are soon forgotten by their owner
         new = fleet.snapshot()
         if replace(new, polled=None) != replace(self._shown, polled=None):
             self._version += 1
@@ -345,13 +344,19 @@ class Cluster:
         return {
             "version": self._version,
             "fleet": fleet_to_json(self._shown) if seen != self._version else None,
-            "carried": sum(self._carried.values()),
+            "carried": self._count_bytes(),
             "trouble": self.trouble,
             "ending": self.closing,
             "most": most,
             "crew": self.notebook.crew is None or renew,
             **self.notebook.orders(),
         }
+
+    def _count_bytes(self) -> int:
+        """Return how many bytes the relay has carried, both ways, jobs that have ended included."""
+        for key, entry in self._owner.agents.items():
+            self._carried[key] = int(entry.get("bytes_in", 0)) + int(entry.get("bytes_out", 0))
+        return sum(self._carried.values())
 
     def snapshot(self) -> Snapshot:
         """Return all that is shown of it to people."""
@@ -363,7 +368,7 @@ class Cluster:
             title=made.title,
             image=made.image.title or made.image.name,
             adaptive=self.notebook.adaptive,
-            bytes_through_relay=sum(self._carried.values()),
+            bytes_through_relay=self._count_bytes(),
             gpus_per_worker=made.unit.gpus,
             workers_per_job=next(iter(made.sites.values())).workers_per_job,
         )

@@ -50,7 +50,7 @@ def test_workers_through_the_service_compute_together_and_end_with_the_cluster(k
         assert client.gather(client.map(square, range(100))) == [x * x for x in range(100)]
         assert client.submit(variable, "FROM_PROFILE").result() == "yes"
         assert len({job.key for job in cluster.jobs()}) == 2
-        assert cluster.bytes_through_relay() > 0
+        eventually_sync(lambda: cluster.bytes_through_relay() > 0)
         [row] = kit.get(kit.alice, "/clusters")[1]
         eventually_sync(lambda: kit.get(kit.alice, "/clusters")[1][0]["workers"]["working"] == 4)
         assert (row["user"], row["profile"], row["wanted"]) == ("alice", "cores", 4)
