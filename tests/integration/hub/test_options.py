@@ -4,6 +4,9 @@ import json
 
 import pytest
 import requests
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from offload_sites.testing import scaled
 from tests.support.hubkit import pretty
@@ -48,6 +51,20 @@ ODD = [
     "[" * 900,
 ]
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ("profile", "cpus", "walltime", "image", "site", "resources", "environment", "cmd")
+# Any field may hold anything, but one that cannot be right is always among them.
+HOSTILE = st.builds(
+    lambda fields, name, value: {**fields, name: value},
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(), JSON, max_size=6),
+    st.sampled_from(("profile", "cpus", "walltime", "image", "site")),
+    st.dictionaries(st.text(), JSON, min_size=1, max_size=3) | st.lists(JSON, min_size=1),
+)
+
 
 def post(hub, user, body, path="server"):
     return requests.post(
@@ -75,6 +92,20 @@ def test_bad_options_are_a_400_with_a_sentence(hub, nobody, options):
     message = answer.json()["message"]
     assert 10 < len(message) < 1000
     assert "Traceback" not in message
+    assert not hub.server(nobody)
+
+
+@examples(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(options=HOSTILE)
+def test_options_at_random_are_refused_and_start_nothing(hub, nobody, options):
+    answer = post(hub, nobody, json.dumps(options))
+    assert answer.status_code == 400, pretty(answer)
+    assert "Traceback" not in answer.json()["message"]
     assert not hub.server(nobody)
 
 
