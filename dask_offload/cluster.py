@@ -349,9 +349,10 @@ class OffloadCluster(Cluster):
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
         """Wait, showing progress; raises OffloadError as soon as waiting has become pointless."""
-        deadline_s = None
+        deadline_s, within_s = None, 0.0
         if timeout is not None:
-            deadline_s = time.monotonic() + float(dask.utils.parse_timedelta(timeout, "s"))
+            within_s = float(dask.utils.parse_timedelta(timeout, "s"))
+            deadline_s = time.monotonic() + within_s
         moved = asyncio.Event()
         progress = Progress(n_workers, quiet=self.quiet)
 
@@ -367,7 +368,8 @@ class OffloadCluster(Cluster):
                 left_s = 1.0 if deadline_s is None else deadline_s - time.monotonic()
                 if left_s <= 0:
                     raise distributed.TimeoutError(
-                        f"{self._registered()} of {n_workers} workers came within {timeout}: "
+                        f"{self._registered()} of {n_workers} workers came within "
+                        f"{within_s:g} s: "
                         f"{self!r}"
                     )
                 moved.clear()

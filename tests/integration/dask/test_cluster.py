@@ -96,7 +96,7 @@ def test_adaptive_scaling_follows_the_load_and_goes_back(clusters):
 
 def test_waiting_shows_progress_and_a_timeout_says_what_is_there(clusters, capsys):
     cluster = clusters.start(4, max_jobs=1, quiet=False)
-    with pytest.raises(TimeoutError, match=r"2 of 4 workers came within 3"):
+    with pytest.raises(TimeoutError, match=r"2 of 4 workers came within 3 s"):
         cluster.wait_for_workers(4, timeout=3)
     said = capsys.readouterr().err
     assert "2/4" in said
