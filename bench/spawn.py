@@ -27,18 +27,6 @@ KINDS = ("plain", "relay")
 MOODS = ("queue", "hang")
 
 _READY_S = 120.0
-_CHROMIUM = Path("/usr/bin/chromium")
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-dev-shm-usage",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
 _PLAIN = """
 c.JupyterHub.spawner_class = "simple"
 c.JupyterHub.template_paths = []
@@ -147,18 +135,13 @@ def _hub(more: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _browser() -> Iterator[Any]:
-    """Give a headless Chromium; None where there is none."""
-    if not _CHROMIUM.exists():
-        yield None
-        return
-    from playwright.sync_api import sync_playwright
+    """Give a headless browser; None where there is none."""
+    # As above.
+    from tests.support.browserkit import chromium, installed
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(_CHROMIUM), args=list(_FLAGS))
-        try:
-            yield browser
-        finally:
-            browser.close()
+    path = installed()
+    with chromium(path) if path else contextlib.nullcontext() as browser:
+        yield browser
 
 
 def measure_stall(*, sessions: int, window_s: float, say=print) -> dict[str, dict[str, float]]:

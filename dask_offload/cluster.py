@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import time
 import weakref
@@ -349,10 +350,9 @@ class OffloadCluster(Cluster):
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
         """Wait, showing progress; raises OffloadError as soon as waiting has become pointless."""
-        deadline_s, within_s = None, 0.0
-        if timeout is not None:
-            within_s = float(dask.utils.parse_timedelta(timeout, "s"))
-            deadline_s = time.monotonic() + within_s
+        given = timeout is not None
+        within_s = float(dask.utils.parse_timedelta(timeout, "s")) if given else math.inf
+        deadline_s = time.monotonic() + within_s
         moved = asyncio.Event()
         progress = Progress(n_workers, quiet=self.quiet)
 
@@ -365,12 +365,11 @@ class OffloadCluster(Cluster):
             while self._registered() < n_workers:
                 self._check_hope(n_workers)
                 progress.show(self._snapshot)
-                left_s = 1.0 if deadline_s is None else deadline_s - time.monotonic()
+                left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     raise distributed.TimeoutError(
                         f"{self._registered()} of {n_workers} workers came within "
-                        f"{within_s:g} s: "
-                        f"{self!r}"
+                        f"{within_s:g} s: {self!r}"
                     )
                 moved.clear()
                 with contextlib.suppress(TimeoutError):

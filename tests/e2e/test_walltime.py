@@ -52,10 +52,16 @@ def page(chromium, hub):
     context.close()
 
 
+def told(hub):
+    """Return the file in which JupyterLab reads until when its session may run."""
+    [file] = hub.place.glob("site/jobs/*/*/offload/labextensions/*/static/session.json")
+    return file
+
+
 @pytest.fixture
 def shown(hub):
     """Return what sets how much time JupyterLab is told to have left, in seconds."""
-    [file] = hub.place.glob("site/jobs/*/work/offload/labextensions/*/static/session.json")
+    file = told(hub)
     before = file.read_text()
 
     def left(seconds):
@@ -140,7 +146,7 @@ def test_the_clock_of_the_node_counts_and_not_that_of_the_browser(hub, page, sho
 
 
 def test_a_jupyterlab_without_what_the_agent_brings_is_the_same_without_the_item(hub, page):
-    [file] = hub.place.glob("site/jobs/*/work/offload/labextensions/*/static/session.json")
+    file = told(hub)
     before = file.read_text()
     file.unlink()
     try:

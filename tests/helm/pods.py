@@ -2,20 +2,14 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
 
+from offload_cli.demo.programs import free_ports
 from offload_relay.lease import new_key
 from tests.helm.conftest import NAMESPACE
 from tests.support.waiting import eventually_sync, scaled
-
-
-def free_ports(*names):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: one.getsockname()[1] for name, one in zip(names, sockets, strict=True)}
 
 
 class Pods:
@@ -36,7 +30,8 @@ class Pods:
     def __init__(self, chart, place, *, hub_api, secret=lambda ref: "from-a-secret"):
         self.chart, self.place, self.hub_api, self.secret = chart, place, hub_api, secret
         self.processes = {}
-        self.ports = free_ports("public", "dial", "gateway", "http")
+        names = ("public", "dial", "gateway", "http")
+        self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         for folder in ("keys", "catalog", "state"):
             (place / folder).mkdir()
         self.key = place / "keys" / "lease.key"

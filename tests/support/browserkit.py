@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from tests.support.tiers import lacking
 
+__all__ = ["a_browser", "chromium", "installed"]
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 # Nothing that calls home, and no sandbox: the tests may run as root, in a container.
 _QUIET = (
@@ -19,17 +21,29 @@ _QUIET = (
 )
 
 
+def installed():
+    """Return the path of the browser of this machine; None if it has none."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+@contextmanager
+def chromium(path):
+    """Run the browser at `path` without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_QUIET)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
 @contextmanager
 def a_browser(config):
     """Start a browser, for the tests of one module."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
-    if found is None:
+    path = installed()
+    if path is None:
         lacking(config, "browser", "no chromium here: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacking(config, "browser", "the Python package playwright is missing: make setup")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=_QUIET)
+    with chromium(path) as browser:
         yield browser
-        browser.close()

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.clusterkit import environment, settings
-from tests.support.condorkit import Pool, free_port, why_not
+from tests.support.condorkit import Pool, why_not
 from tests.support.farmkit import FarmKit
+from tests.support.hubkit import free_ports
 from tests.support.relayprocess import RelayProcess
 from tests.support.tiers import lacking
 from tests.support.waiting import scaled
@@ -29,7 +30,8 @@ def pool(request, tmp_path_factory):
     elif reason := why_not():
         lacking(request.config, "htcondor", reason)
     else:
-        ports = {name: str(free_port()) for name in ("CE_PORT", "POOL_PORT", "IAM_PORT")}
+        names = ("CE_PORT", "POOL_PORT", "IAM_PORT")
+        ports = dict(zip(names, map(str, free_ports(len(names))), strict=True))
         one = Pool(tmp_path_factory.mktemp("pool"), **ports)
     try:
         one.up()

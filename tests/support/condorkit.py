@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,11 +147,6 @@ class Pool:
         file.write_text(
             self.condor("pool", "condor_token_create", "-identity", f"{account}@test.local")
         )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def why_not() -> str:

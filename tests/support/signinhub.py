@@ -15,7 +15,8 @@ from pathlib import Path
 
 import requests
 
-from tests.support.condorkit import SERVICES, free_port
+from tests.support.condorkit import SERVICES
+from tests.support.hubkit import free_ports
 from tests.support.waiting import eventually_sync, scaled
 
 _CONFIG = """
@@ -99,7 +100,7 @@ class Issuer:
 
     def __init__(self, state: Path) -> None:
         self.state = state
-        self.port = free_port()
+        [self.port] = free_ports(1)
 
     def up(self, **settings: str) -> None:
         self._run("up", IAM_PORT=str(self.port), **settings)
@@ -144,7 +145,7 @@ class SignInHub:
     def __init__(self, place: Path, issuer: Issuer, more: str = "") -> None:
         self.place = place
         self.issuer = issuer
-        self.port = free_port()
+        [self.port] = free_ports(1)
         self.tokens = {name: secrets.token_hex(16) for name in ("offload", "other")}
         (place / "catalog.yaml").write_text(_CATALOG)
         (place / "jupyterhub_config.py").write_text(
