@@ -25,6 +25,7 @@ from distributed.security import Security
 from distributed.utils import Log, Logs, format_dashboard_link
 
 from dask_offload.attach import security_of
+from dask_offload.bounds import AdaptiveBounds, adaptive_bounds, seconds_of, whole
 from dask_offload.config import load_defaults, setting
 from dask_offload.progress import Progress
 from dask_offload.request import make_request
@@ -46,17 +47,6 @@ _LONG_POLL_S = 30.0
 _SHOWN_S = 1.0
 # What Dask says if nobody has set anything else (distributed.yaml).
 _DASHBOARD_LINK = "{scheme}://{host}:{port}/status"
-
-
-class AdaptiveBounds:
-    """What `adapt` returns: the bounds that the cluster now moves in."""
-
-    def __init__(self, minimum: int, maximum: int) -> None:
-        self.minimum = minimum
-        self.maximum = maximum
-
-    def __repr__(self) -> str:
-        return f"Adaptive(minimum={self.minimum}, maximum={self.maximum})"
 
 
 class OffloadCluster(Cluster):
@@ -130,7 +120,7 @@ class OffloadCluster(Cluster):
         shutdown_on_close: bool = True,
         _attach_to: ClusterFolder | None = None,
     ) -> None:
-        self._n_workers = _whole("n_workers", n_workers)
+        self._n_workers = whole("n_workers", n_workers)
         self._request = make_request(
             profile=profile,
             image=image,
@@ -272,7 +262,7 @@ class OffloadCluster(Cluster):
 
         What is queued is canceled first; working ones hand over their results before they end.
         """
-        number = _whole("n", n)
+        number = whole("n", n)
         if self.asynchronous:
             # dask-labextension calls it in an event loop and does not await what it returns.
             return self._keep(asyncio.ensure_future(self._scale(number)))
@@ -297,33 +287,16 @@ class OffloadCluster(Cluster):
         Decided next to the scheduler: it goes on while the notebook is busy. Queued jobs count as
         coming; whole jobs come and go.
         """
-        if maximum is None:
-            raise OffloadError(
-                "adapt() needs a maximum: the most workers that may be asked for",
-                "for example cluster.adapt(minimum=0, maximum=100)",
-            )
-        low, high = _whole("minimum", minimum), _whole("maximum", maximum)
-        if low > high:
-            raise OffloadError(f"adapt(): the minimum {low} is above the maximum {high}")
-        unknown = sorted(set(times) - {"target_duration", "grace", "interval"})
-        if unknown:
-            raise OffloadError(
-                f"adapt() does not know {', '.join(unknown)}", "it takes target_duration and grace"
-            )
-        seconds_of = {
-            f"{key}_s": float(dask.utils.parse_timedelta(value))
-            for key, value in times.items()
-            if key != "interval"
-        }
+        bounds, seconds = adaptive_bounds(minimum, maximum), seconds_of(times)
         if self.asynchronous:
             # Dask's interface wants the bounds at once, also inside an event loop.
-            self._keep(asyncio.ensure_future(self._adapt(low, high, seconds_of)))
+            self._keep(asyncio.ensure_future(self._adapt(bounds, seconds)))
         else:
-            self.sync(self._adapt, low, high, seconds_of)
-        return AdaptiveBounds(low, high)
+            self.sync(self._adapt, bounds, seconds)
+        return bounds
 
-    async def _adapt(self, low: int, high: int, times: dict[str, float]) -> None:
-        self._take(await self._call("adapt", minimum=low, maximum=high, **times))
+    async def _adapt(self, to: AdaptiveBounds, seconds: dict[str, float]) -> None:
+        self._take(await self._call("adapt", minimum=to.minimum, maximum=to.maximum, **seconds))
 
     def _keep(self, task: asyncio.Future[None]) -> asyncio.Future[None]:
         # The event loop itself holds tasks by weak references only.
@@ -513,17 +486,6 @@ class OffloadCluster(Cluster):
     def names() -> list[str]:
         """Return the names of this user's running clusters on this computer."""
         return [folder.name for folder in cluster_folders() if folder.alive]
-
-
-def _whole(what: str, value: object) -> int:
-    # bool is an int to Python; numpy's integers are not, but are meant.
-    try:
-        number = -1 if isinstance(value, bool) else value.__index__()  # type: ignore[attr-defined]
-    except (AttributeError, TypeError):
-        number = -1
-    if not 0 <= number <= 100_000:
-        raise OffloadError(f"{what} is {value!r}", "it has to be a whole number from 0 to 100000")
-    return int(number)
 
 
 # As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.

@@ -26,8 +26,9 @@ from offload_relay.owner import Owner
 from offload_relay.protocol import HUB_NET
 from offload_sites.catalog import Catalog
 from offload_sites.errors import OffloadError
-from offload_sites.fleet import Fleet, FleetSnapshot
+from offload_sites.fleet import Fleet
 from offload_sites.fleet_plan import FleetJob, Policy, Word, word_of
+from offload_sites.fleet_view import FleetSnapshot
 from offload_sites.jobs import AgentStatus, JobSpec, SecretFiles
 from offload_sites.load import default_catalog, load_catalog
 from offload_sites.registry import create_backend

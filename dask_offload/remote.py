@@ -25,8 +25,8 @@ from dask_offload.tls import ClusterAuthority
 from dask_offload.workforce import Crew, Plan
 from offload_relay.protocol import HUB_NET
 from offload_sites.errors import OffloadError
-from offload_sites.fleet import FleetSnapshot
 from offload_sites.fleet_json import fleet_from_json
+from offload_sites.fleet_view import FleetSnapshot
 
 __all__ = ["RemoteWorkforce"]
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from offload_sites.fleet import FleetSnapshot
 from offload_sites.fleet_plan import FleetJob, Word, word_of
+from offload_sites.fleet_view import FleetSnapshot
 from offload_sites.jobs import JobState
 
 __all__ = ["JobRow", "Note", "SiteRow", "Snapshot", "WorkerInfo", "make_snapshot"]

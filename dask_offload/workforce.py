@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from dask_offload.snapshot import WorkerInfo
-from offload_sites.fleet import FleetSnapshot
+from offload_sites.fleet_view import FleetSnapshot
 
 __all__ = ["Crew", "Plan", "Workforce"]
 

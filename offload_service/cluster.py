@@ -27,9 +27,10 @@ from offload_service.settings import ServiceSettings
 from offload_service.site_pool import SitePool
 from offload_service.store import ClusterRow, ClusterStore
 from offload_sites.errors import LedgerError
-from offload_sites.fleet import Fleet, FleetSnapshot
+from offload_sites.fleet import Fleet
 from offload_sites.fleet_json import fleet_to_json
 from offload_sites.fleet_plan import FleetJob, Policy
+from offload_sites.fleet_view import FleetSnapshot
 from offload_sites.jobs import AgentStatus, JobSpec, JobState, JobStatus, SecretFiles
 from offload_sites.ledger import JobRecord, Waits
 

@@ -9,97 +9,45 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from offload_sites.backend import SiteBackend
 from offload_sites.choose import in_order, moved_words, next_site
-from offload_sites.errors import NotAuthorizedError, OffloadError
+from offload_sites.errors import OffloadError
 from offload_sites.fleet_plan import (
+    CANCEL_AGAIN,
     Failure,
     FleetJob,
     Policy,
     decide,
     failure_of,
+    missing_agent,
+    poll_pause,
     stop_reason,
+    to_cancel,
 )
+from offload_sites.fleet_view import FleetSnapshot, Recruiter, SiteTrouble, next_trouble
 from offload_sites.jobs import (
     AgentState,
     AgentStatus,
     JobLogs,
-    JobSpec,
     JobState,
-    SecretFiles,
     SiteHealth,
 )
 from offload_sites.ledger_records import Waits
 
-__all__ = ["Fleet", "FleetSnapshot", "Recruiter", "SiteTrouble"]
+__all__ = ["Fleet"]
 
 log = logging.getLogger(__name__)
 
-_BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
 # How long a step waits for its sites before it decides with what it knows.
 _POLL_WAIT_S = 2.0
-_SIGN_IN_S = 30.0
-_POLL_BUSY_S = 1.0
-_POLL_QUIET_S = 10.0
 _HEALTH_S = 30.0
 _RELEASE_S = 90.0
-_CANCEL_AGAIN_S = 15.0
 _ENDED_KEPT = 100
-
-
-class Recruiter(Protocol):
-    """What a fleet asks of the layer above: it alone knows what the workers are."""
-
-    def prepare(
-        self, site: str, workers: int, keys: Sequence[str]
-    ) -> tuple[JobSpec, Mapping[str, SecretFiles]]:
-        """Return the spec of jobs with `workers` workers each at `site`, and each job's secrets."""
-
-    async def retire(self, job: FleetJob, workers: int) -> None:
-        """Let `workers` workers of `job` hand over their results and end. Safe to cancel."""
-
-    def registered(self, job: FleetJob) -> int:
-        """Return how many workers of `job` are there."""
-
-    def idle_first(self) -> Sequence[str]:
-        """Return keys of working jobs in the order in which they are best let go."""
-
-    async def dismiss(self, keys: Sequence[str]) -> None:
-        """Tell the agents of these jobs that nobody needs them any more. Safe to cancel."""
-
-
-@dataclass(frozen=True)
-class SiteTrouble:
-    """Why a site is not used at present.
-
-    `final`: it refuses; nothing is submitted before `retry_at`, or at all if that is None.
-    """
-
-    since: datetime
-    message: str
-    hint: str = ""
-    final: bool = False
-    attempt: int = 0
-    retry_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class FleetSnapshot:
-    """All that can be shown of a fleet. `stopped` says why nothing is submitted, if so."""
-
-    wanted: int
-    jobs: tuple[FleetJob, ...]
-    stopped: str
-    failures: tuple[Failure, ...]
-    troubles: Mapping[str, SiteTrouble]
-    polled: datetime | None
 
 
 def _now() -> datetime:
@@ -247,7 +195,7 @@ class Fleet:
         """
         self._heard_since = (self._heard_since or self._clock()) if heard else None
         for key, job in self._jobs.items():
-            agent = agents.get(key) or _missing(job.agent, self._clock())
+            agent = agents.get(key) or missing_agent(job.agent, self._clock())
             self._jobs[key] = job.seen(job.status, agent, self._clock())
         await self._poll()
         self._note_failures()
@@ -305,13 +253,9 @@ class Fleet:
         return task
 
     def _poll_due(self, site: str) -> bool:
-        jobs = [job for job in self._jobs.values() if job.site == site and not job.ended]
-        if not any(job.handle for job in jobs):
-            return False
-        quiet = all(job.agent.state is AgentState.CONNECTED and job.counts for job in jobs)
+        pause = poll_pause([job for job in self._jobs.values() if job.site == site])
         last = self._polled.get(site)
-        interval_s = _POLL_QUIET_S if quiet else _POLL_BUSY_S
-        return last is None or self._clock() - last >= timedelta(seconds=interval_s)
+        return pause is not None and (last is None or self._clock() - last >= pause)
 
     def _health_due(self, site: str) -> bool:
         last = self._asked.get(site)
@@ -423,10 +367,7 @@ class Fleet:
     def _may_ask(self, site: str) -> bool:
         """Tell whether new jobs may go to a site: it has no trouble, or may have left it behind."""
         trouble = self._troubles.get(site)
-        return trouble is None or (trouble.final and self._is_due(trouble))
-
-    def _is_due(self, trouble: SiteTrouble) -> bool:
-        return trouble.retry_at is not None and self._clock() >= trouble.retry_at
+        return trouble is None or (trouble.final and trouble.is_due(self._clock()))
 
     # --- submitting ----------------------------------------------------------------------------
 
@@ -440,7 +381,7 @@ class Fleet:
 
     def _unconfirmed(self, site: str) -> list[FleetJob]:
         trouble = self._troubles.get(site)
-        if trouble and not self._is_due(trouble):
+        if trouble and not trouble.is_due(self._clock()):
             return []
         return [
             job
@@ -469,21 +410,8 @@ class Fleet:
                     self._jobs[key] = replace(self._jobs[key], handle=handle)
 
     def _note_trouble(self, site: str, error: OffloadError) -> None:
-        now = self._clock()
         old = self._troubles.get(site)
-        attempt = old.attempt + 1 if old else 0
-        wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
-        # Who has to sign in again does so elsewhere: it is found out by asking again.
-        again = error.transient or isinstance(error, NotAuthorizedError)
-        wait_s = (wait_s if error.transient else _SIGN_IN_S) * random.uniform(0.8, 1.2)  # noqa: S311
-        self._troubles[site] = SiteTrouble(
-            since=old.since if old else now,
-            message=error.message,
-            hint=error.hint,
-            final=not error.transient,
-            attempt=attempt,
-            retry_at=now + timedelta(seconds=wait_s) if again else None,
-        )
+        self._troubles[site] = next_trouble(old, error, self._clock())
         if old is None:
             log.warning("site %s: %s", site, error)
 
@@ -499,7 +427,7 @@ class Fleet:
         self._jobs[key] = replace(
             job,
             leaving="no longer wanted",
-            cancel_asked=self._clock() + timedelta(seconds=_RELEASE_S - _CANCEL_AGAIN_S),
+            cancel_asked=self._clock() + timedelta(seconds=_RELEASE_S) - CANCEL_AGAIN,
         )
 
         async def release(_: str) -> None:
@@ -525,15 +453,7 @@ class Fleet:
         await self._recruiter.retire(job, workers)
 
     def _to_cancel(self, site: str) -> list[FleetJob]:
-        again = self._clock() - timedelta(seconds=_CANCEL_AGAIN_S)
-        return [
-            job
-            for job in self._jobs.values()
-            if job.site == site
-            and job.leaving
-            and not job.ended
-            and (job.cancel_asked is None or job.cancel_asked < again)
-        ]
+        return to_cancel([job for job in self._jobs.values() if job.site == site], self._clock())
 
     async def _cancel_site(self, site: str) -> None:
         jobs = self._to_cancel(site)
@@ -591,10 +511,3 @@ class Fleet:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-
-def _missing(agent: AgentStatus, now: datetime) -> AgentStatus:
-    """Return the status of an agent that the relay does not list: one that was there is lost."""
-    if agent.state is AgentState.CONNECTED:
-        return replace(agent, state=AgentState.LOST, since=now)
-    return agent

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from offload_sites.fleet import FleetSnapshot, SiteTrouble
 from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_view import FleetSnapshot, SiteTrouble
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
 __all__ = ["fleet_from_json", "fleet_to_json"]

@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
 __all__ = [
+    "CANCEL_AGAIN",
     "Failure",
     "FleetJob",
     "Plan",
@@ -34,10 +35,17 @@ __all__ = [
     "Word",
     "decide",
     "failure_of",
+    "missing_agent",
+    "poll_pause",
     "split_workers",
     "stop_reason",
+    "to_cancel",
     "word_of",
 ]
+
+#: A site that has been asked to end a job is asked again after this time.
+CANCEL_AGAIN = timedelta(seconds=15)
+_POLL_BUSY, _POLL_QUIET = timedelta(seconds=1), timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -352,3 +360,30 @@ _ORDER = {
 def _letting_go(job: FleetJob, idle_first: Sequence[str]) -> tuple[int, int, float]:
     idle = idle_first.index(job.key) if job.key in idle_first else len(idle_first)
     return _ORDER[word_of(job)], idle, -job.submitted.timestamp()
+
+
+def poll_pause(jobs: Iterable[FleetJob]) -> timedelta | None:
+    """Return how often a site with these jobs is asked about them; None if there is nothing to ask."""
+    alive = [job for job in jobs if not job.ended]
+    if not any(job.handle for job in alive):
+        return None
+    quiet = all(job.agent.state is AgentState.CONNECTED and job.counts for job in alive)
+    return _POLL_QUIET if quiet else _POLL_BUSY
+
+
+def to_cancel(jobs: Iterable[FleetJob], now: datetime) -> list[FleetJob]:
+    """Return those of `jobs` that their site is to be asked to end, at `now` (aware UTC)."""
+    return [
+        job
+        for job in jobs
+        if job.leaving
+        and not job.ended
+        and (job.cancel_asked is None or job.cancel_asked < now - CANCEL_AGAIN)
+    ]
+
+
+def missing_agent(agent: AgentStatus, now: datetime) -> AgentStatus:
+    """Return the status of an agent that the relay does not list: one that was there is lost."""
+    if agent.state is AgentState.CONNECTED:
+        return replace(agent, state=AgentState.LOST, since=now)
+    return agent

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from dask_offload.snapshot import Snapshot, WorkerInfo, make_snapshot
-from offload_sites.fleet import FleetSnapshot, SiteTrouble
 from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_view import FleetSnapshot, SiteTrouble
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload_sites.fleet import FleetSnapshot, SiteTrouble
 from offload_sites.fleet_json import fleet_from_json, fleet_to_json
 from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_view import FleetSnapshot, SiteTrouble
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
 T0 = datetime(2026, 11, 1, 12, tzinfo=UTC)
