@@ -17,13 +17,12 @@ from typing import Any, ClassVar
 import jupyterhub
 from jupyterhub.app import JupyterHub
 from kubernetes_asyncio.client import ApiException
-from kubespawner import KubeSpawner
 from sqlalchemy.orm import object_session
 from tornado import web
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from traitlets import Any as AnyTrait
-from traitlets import Integer, Unicode, default
+from traitlets import default
 
 from interlink_spawner import kube, pages
 from interlink_spawner.broker import SpawnerTokens
@@ -31,9 +30,11 @@ from interlink_spawner.desk import Desk
 from interlink_spawner.failures import End, ended_job, ended_refused, load_end
 from interlink_spawner.live import LiveSession, Moved, Refused, SessionEnded
 from interlink_spawner.options import parse_query, read_form, resolve_session
+from interlink_spawner.pod_spawner import PodSpawner
 from interlink_spawner.progress import Progress, progress_of
 from interlink_spawner.session import Session, Stage, load_session
 from interlink_spawner.session_job import SessionRequest, session_home, session_job
+from interlink_spawner.settings import SpawnerSettings
 from interlink_spawner.wording import image_tag
 from offload_relay.access import RelayAccess
 from offload_sites.backend import TokenSource
@@ -79,7 +80,7 @@ class SpawnFailed(web.HTTPError):
         self.headers: dict[str, str] = {}
 
 
-class InterLinkSpawner(KubeSpawner):
+class InterLinkSpawner(SpawnerSettings, PodSpawner):
     """Starts a session at whichever site of the catalog its profile names.
 
     A profile whose site is of kind `kubernetes` is started by KubeSpawner as it is. For all other
@@ -87,103 +88,11 @@ class InterLinkSpawner(KubeSpawner):
     through the relay's gateway. Without a catalog everything is as in KubeSpawner, so that a hub can
     change to this class first, and write its catalog later.
 
-    To change what it does, in rising order of effort: edit the catalog; set the traits below, or any
-    of KubeSpawner's; set the hub's hooks (`auth_state_hook`, `pre_spawn_hook`, `post_stop_hook`,
+    To change what it does, in rising order of effort: edit the catalog; set its `SpawnerSettings`, or
+    any of KubeSpawner's; set the hub's hooks (`auth_state_hook`, `pre_spawn_hook`, `post_stop_hook`,
     `apply_user_options`), which this class leaves alone; override `token_source` or `get_env`.
     """
 
-    catalog_file = Unicode(
-        "",
-        config=True,
-        help="""
-        The catalog: a YAML file of sites, images and profiles. Read again when it changes, without
-        a restart; a broken edit leaves the last good content in use and is logged with its lines.
-        Default: empty, there is none; then this is a KubeSpawner as it is, `profile_list` and all.
-        """,
-    )
-    relay_url = Unicode(
-        "ws://127.0.0.1:8300",
-        config=True,
-        help="""
-        Base URL of the relay that agents of sessions dial, `ws://` or `wss://`. Worker nodes of all
-        sites must be able to reach it. Default: a relay on this machine, which only sites of kind
-        `local` can use.
-        """,
-    )
-    relay_gateway = Unicode(
-        "127.0.0.1:8302",
-        config=True,
-        help="""
-        `host:port` of the relay's HTTP gateway, as the hub and its proxy reach it. Keep it private.
-        """,
-    )
-    relay_key_file = Unicode(
-        "",
-        config=True,
-        help="""
-        File with the key that leases are signed with: the same as the relay's. Required.
-        """,
-    )
-    relay_ca_file = Unicode(
-        "",
-        config=True,
-        help="""
-        PEM file with the authority of a `wss://` relay. Default: empty, for those that the image of
-        a session trusts.
-        """,
-    )
-    ledger_url = Unicode(
-        "",
-        config=True,
-        help="""
-        Database in which jobs are recorded, as a URL of SQLAlchemy: the same as the offload
-        service's. Expected waits are known from it. Default: empty, nothing is recorded.
-        """,
-    )
-    service_url = Unicode(
-        "",
-        config=True,
-        help="""
-        Base URL of the offload service as sessions reach it, such as
-        `https://hub.example.org/services/offload`. Default: empty, sessions have none.
-        """,
-    )
-    pod_service_url = Unicode(
-        "",
-        config=True,
-        help="""
-        Base URL of the offload service as sessions of kind `kubernetes` reach it, in the cluster of
-        the hub: `http://proxy-public/services/offload`. The service has to see the pod's own address,
-        which an ingress hides. Default: empty, for that of `service_url`.
-        """,
-    )
-    public_hub_connect_url = Unicode(
-        "",
-        config=True,
-        help="""
-        Scheme, host and port of the hub as jobs at other machines reach it, such as
-        `https://hub.example.org`. Default: empty, for the hub's own address, which is right for
-        sites of kind `local` only.
-        """,
-    )
-    stop_timeout = Integer(
-        60,
-        min=1,
-        config=True,
-        help="""
-        Seconds in which a site has to confirm that the job of a stopped session is over. Past them
-        the hub goes on, and the site is asked in the background.
-        """,
-    )
-    job_start_timeout = Integer(
-        1800,
-        min=1,
-        config=True,
-        help="""
-        Seconds that the job of a session may run before its server answers: an image that no node
-        has seen so far takes minutes to open.
-        """,
-    )
     user_options = AnyTrait(
         help="What was asked for, as it was sent: any JSON. See `interlink_spawner.options`."
     )
@@ -192,7 +101,6 @@ class InterLinkSpawner(KubeSpawner):
     _wanted: ClassVar[dict[str, object]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._api: Any = None
         self._session: Session | None = None
         self._live: LiveSession | None = None
         self._place = ""  # "kubernetes", "site", or nothing
@@ -203,45 +111,13 @@ class InterLinkSpawner(KubeSpawner):
         self._tried: set[str] = set()  # where this session has waited for too long
         #: How the last session ended, if its user did not end it.
         self.last_end: End | None = None
-        with kube.without_kubernetes():
-            super().__init__(*args, **kwargs)
+        super().__init__(*args, **kwargs)
         #: The last options that were good, as the hub has stored them.
         self._good_options = self.orm_spawner.user_options if self.orm_spawner else None
 
     @default("user_options")
     def _default_user_options(self) -> dict[str, object]:
         return {}
-
-    # --- Kubernetes, when it is needed -----------------------------------------------------------
-
-    @property
-    def api(self) -> Any:
-        """KubeSpawner's client of the Kubernetes API; connects when it is first used."""
-        if self._api is None:
-            self._api = kube.connect(
-                self.k8s_api_host, self.k8s_api_ssl_ca_cert, self.k8s_api_verify_ssl
-            )
-        return self._api
-
-    @api.setter
-    def api(self, client: Any) -> None:
-        self._api = client
-
-    @default("delete_pvc")
-    def _default_delete_pvc(self) -> bool:
-        # A volume is its user's: it stays when a server, or a named one, is deleted.
-        return False
-
-    @default("pvc_name_template")
-    def _default_pvc_name_template(self) -> str:
-        return "claim-{username}"
-
-    async def _start_reflector(self, *args: Any, **kwargs: Any) -> Any:
-        # Reflectors make clients of their own, from a configuration that connecting loads.
-        assert self.api is not None  # noqa: S101
-        reflector = await super()._start_reflector(*args, **kwargs)
-        kube.keep_watching(reflector, self.log)
-        return reflector
 
     # --- what is shared by all spawners ----------------------------------------------------------
 
