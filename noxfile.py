@@ -31,7 +31,10 @@ PACKAGES = [
 # What must run on Python 3.9 in any image.
 AGENT = [
     "offload_relay/agent",
-    *(f"offload_relay/{name}.py" for name in ("errors", "heads", "listener", "protocol", "splice")),
+    *(
+        f"offload_relay/{name}.py"
+        for name in ("errors", "heads", "listener", "parent", "protocol", "splice")
+    ),
     *(f"interlink_spawner/session_{name}.py" for name in ("image", "node", "payload")),
 ]
 # The images, and the extras of pyproject.toml that each of them holds; none: nothing of this project.

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from offload_relay.parent import end_with_parent
 from offload_sites.errors import OffloadError
 
 __all__ = ["Child"]
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class Child:
@@ -72,7 +64,7 @@ class Child:
                 pass_fds=[kept.fileno() for kept in self._keep],
                 # A Ctrl-C in the terminal of the notebook is not meant for it.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=end_with_parent,
             )
 
     async def ready(self, file: Path, timeout_s: float) -> None:

@@ -7,7 +7,6 @@ own port it listens on `scheduler.sock` for what the supervisor asks.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import signal
 import sys
@@ -22,17 +21,16 @@ from distributed.security import Security
 from dask_offload.comm import Reach, set_reach
 from dask_offload.rpc import Caller, Handler, RpcServer
 from dask_offload.runtime import ClusterFolder
+from offload_relay.parent import end_with_parent
 
 __all__ = ["main"]
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(argv: Sequence[str]) -> int:
     """Run the scheduler described in `scheduler.json` of the folder `argv[0]` until told to end."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     folder = ClusterFolder(Path(argv[0]))
     asyncio.run(_serve(folder, folder.read("scheduler.json")))
     return 0

@@ -11,7 +11,6 @@ Travels in the agent's archive: `distributed` and the standard library only. Run
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import importlib
 import json
@@ -27,13 +26,13 @@ from typing import Any, NoReturn
 
 from dask_offload.gpus import TooFewError, share_out
 from dask_offload.slots import Exit, Slot, verdict
+from offload_relay.parent import end_with_parent
 
 __all__ = ["main", "version_problem"]
 
 log = logging.getLogger("offload-starter")
 
 _EX_CONFIG = 78
-_PR_SET_PDEATHSIG = 1
 _TICK_S = 0.5
 # As distributed.worker.memory.terminate, which only a nanny obeys.
 _TERMINATE = 0.95
@@ -262,7 +261,7 @@ class _Starter:
 def _child(config: dict[str, Any], number: int) -> NoReturn:
     code = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()
         # The signals of the parent's loop; the event loop of the worker has its own handlers.
         for number_ in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number_, signal.SIG_DFL)

@@ -22,7 +22,7 @@ from jupyterhub_idle_culler import IdleCuller
 from traitlets import default
 
 from interlink_spawner.session import Session, load_session
-from offload_relay.managed import end_with_hub
+from offload_relay.parent import end_with_hub
 from offload_sites.jobs import AgentState
 
 __all__ = ["Culler", "idle_for", "is_idle"]

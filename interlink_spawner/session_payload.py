@@ -6,7 +6,6 @@ Travels in the agent's archive: standard library and the relay's protocol, Pytho
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import json
 import logging
@@ -31,6 +30,7 @@ from interlink_spawner.session_node import (
     register,
     wait_for_hub,
 )
+from offload_relay.parent import end_with_parent
 from offload_relay.protocol import EXIT_WALLTIME
 
 __all__ = ["main"]
@@ -38,14 +38,11 @@ __all__ = ["main"]
 log = logging.getLogger("offload-session")
 
 _EX_CONFIG = 78
-_PR_SET_PDEATHSIG = 1
 _TICK_S = 0.05
 # An image on a cold network file system takes minutes to import JupyterLab.
 _LISTEN_WITHIN_S = 900.0
 # The agent asks to finish this long before the end of the walltime, or a little less.
 _NEARLY_OVER_S = 60.0
-# Loaded before any fork: nothing may be loaded between fork and exec.
-_libc = ctypes.CDLL(None)
 
 
 def main(argv: list[str]) -> int:
@@ -180,7 +177,7 @@ class _Session:
 def _end_with(parent: int) -> None:
     """Let the server end with this process, which ends with the agent: none outlives its job."""
     # Not SIGKILL: a server that is told to end ends its kernels.
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:  # it had ended before
         os._exit(1)
 

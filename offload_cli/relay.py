@@ -16,7 +16,7 @@ import click
 
 from offload_relay.errors import RelayError
 from offload_relay.lease import KEY_BYTES, new_key
-from offload_relay.managed import end_with_hub
+from offload_relay.parent import end_with_hub
 from offload_relay.server import Relay, RelaySettings
 
 __all__ = ["read_key", "relay"]

@@ -16,7 +16,7 @@ import click
 
 from offload_cli.relay import read_key
 from offload_relay.access import RelayAccess
-from offload_relay.managed import end_with_hub
+from offload_relay.parent import end_with_hub
 from offload_service.settings import ServiceSettings, UserLimits
 from offload_sites.units import parse_duration
 

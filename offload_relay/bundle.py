@@ -22,7 +22,15 @@ __all__ = ["build_agent", "write_agent"]
 _MAIN = b"import sys\nfrom offload_relay.agent.__main__ import main\nsys.exit(main())\n"
 # A fixed time makes two archives of the same sources equal byte for byte.
 _TIME = (2020, 1, 1, 0, 0, 0)
-_SHARED = ("__init__.py", "errors.py", "heads.py", "listener.py", "protocol.py", "splice.py")
+_SHARED = (
+    "__init__.py",
+    "errors.py",
+    "heads.py",
+    "listener.py",
+    "parent.py",
+    "protocol.py",
+    "splice.py",
+)
 
 
 def build_agent(payload: Mapping[str, bytes] | None = None) -> bytes:
@@ -32,7 +40,7 @@ def build_agent(payload: Mapping[str, bytes] | None = None) -> bytes:
     ----------
     payload : mapping or None
         Path to content of modules that payloads run (`agent.pyz --payload MODULE`). They see these,
-        `offload_relay.protocol` and `.errors`, and their image's packages, but not the agent's.
+        `offload_relay.protocol`, `.errors` and `.parent`, and their image's packages, but not the agent's.
 
     Raises
     ------
@@ -48,7 +56,7 @@ def build_agent(payload: Mapping[str, bytes] | None = None) -> bytes:
         if item.name.endswith(".py")
     }
     files |= _websockets(package)
-    for name in ("__init__.py", "errors.py", "heads.py", "protocol.py"):
+    for name in ("__init__.py", "errors.py", "heads.py", "parent.py", "protocol.py"):
         files[f"{PAYLOAD_FOLDER}/offload_relay/{name}"] = files[f"offload_relay/{name}"]
     files |= {f"{PAYLOAD_FOLDER}/{name}": content for name, content in (payload or {}).items()}
     return _archive(files)

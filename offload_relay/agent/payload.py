@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from offload_relay.errors import RelayError
+from offload_relay.parent import end_with_parent
 from offload_relay.protocol import Ended
 
 __all__ = ["Payload", "become_subreaper"]
 
 log = logging.getLogger("offload-agent")
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,10 +28,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def become_subreaper() -> None:
     """Let orphans of the payload become our children, so that none escapes `Payload.end`."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class Payload:
@@ -67,7 +63,7 @@ class Payload:
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=end_with_parent,
             )
         except OSError as error:
             raise RelayError(
