@@ -211,7 +211,7 @@ class Supervisor:
         self._over = reason
         log.error("%s", self._over)
         self._workers = []
-        await self._workforce.close("its scheduler has ended")
+        await self._workforce.close(reason)
 
     async def _adapt_now(self) -> None:
         if self._adaptive is None:

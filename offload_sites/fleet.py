@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -25,18 +25,12 @@ from offload_sites.fleet_plan import (
     decide,
     failure_of,
     missing_agent,
-    poll_pause,
     stop_reason,
     to_cancel,
 )
-from offload_sites.fleet_view import FleetSnapshot, Recruiter, SiteTrouble, next_trouble
-from offload_sites.jobs import (
-    AgentState,
-    AgentStatus,
-    JobLogs,
-    JobState,
-    SiteHealth,
-)
+from offload_sites.fleet_site import FleetSite
+from offload_sites.fleet_view import FleetSnapshot, Recruiter
+from offload_sites.jobs import AgentState, AgentStatus, JobLogs, JobState, SiteHealth
 from offload_sites.ledger_records import Waits
 
 __all__ = ["Fleet"]
@@ -45,7 +39,6 @@ log = logging.getLogger(__name__)
 
 # How long a step waits for its sites before it decides with what it knows.
 _POLL_WAIT_S = 2.0
-_HEALTH_S = 30.0
 _RELEASE_S = 90.0
 _ENDED_KEPT = 100
 
@@ -89,22 +82,17 @@ class Fleet:
         clock: Callable[[], datetime] = _now,
     ) -> None:
         self._prefix = prefix
-        self._sites = sites
+        self._sites = {
+            name: FleetSite(name, backend, policies[name], clock) for name, backend in sites.items()
+        }
         self._recruiter = recruiter
-        self._policies = policies
         self._clock = clock
         self._serial = serial
         self._jobs: dict[str, FleetJob] = {job.key: job for job in known}
         self._failures: list[Failure] = []
         self._noted: set[str] = set()
-        self._troubles: dict[str, SiteTrouble] = {}
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._polled: dict[str, datetime] = {}
         self._heard_since: datetime | None = None
-        self._closing = ""
-        self._health: dict[str, SiteHealth] = {}
-        self._asked: dict[str, datetime] = {}
-        self._tired: dict[str, datetime] = {}
+        self._closing = False
         #: How long jobs like these have waited at each site, as far as somebody knows.
         self.waits: Mapping[str, Waits] = {}
         #: How many workers there should be.
@@ -122,11 +110,11 @@ class Fleet:
     @property
     def stopped(self) -> str:
         """Why no more jobs are submitted; empty if the refill goes on."""
-        refused = [self._troubles[s] for s in self._sites if s in self._troubles]
-        all_refuse = len(refused) == len(self._sites) and all(one.final for one in refused)
-        if all_refuse and not any(map(self._may_ask, self._sites)):
+        sites = list(self._sites.values())
+        refused = [site.trouble for site in sites if site.trouble and site.trouble.final]
+        if len(refused) == len(sites) and not any(site.takes_jobs for site in sites):
             return refused[0].message
-        policy = self._policies[next(iter(self._sites))]
+        policy = sites[0].policy
         wanted_jobs = -(-self.wanted // policy.workers_per_job)
         return stop_reason(self._failures, self._clock(), wanted_jobs, policy)
 
@@ -137,15 +125,15 @@ class Fleet:
             tuple(self.jobs),
             self.stopped,
             tuple(self._failures),
-            dict(self._troubles),
-            min(self._polled.values(), default=None),
+            {site.name: site.trouble for site in self._sites.values() if site.trouble},
+            min((site.polled for site in self._sites.values() if site.polled), default=None),
         )
 
     async def logs(self, job: FleetJob) -> JobLogs:
         """Return what `job` has printed. Raises as `SiteBackend.logs` does."""
         if job.handle is None:
             raise OffloadError(f"job {job.key} has not been accepted by its site yet")
-        return await self._sites[job.site].logs(job.handle)
+        return await self._sites[job.site].backend.logs(job.handle)
 
     async def all_logs(self, job: str | None = None) -> dict[str, str]:
         """Return the ends of the logs of one job (its key or handle), or of all that have some.
@@ -174,7 +162,8 @@ class Fleet:
     def retry(self) -> None:
         """Forget past failures and refusals, and start the refill again."""
         self._failures.clear()
-        self._troubles.clear()
+        for site in self._sites.values():
+            site.trouble = None
 
     # --- the loop's body -----------------------------------------------------------------------
 
@@ -221,59 +210,25 @@ class Fleet:
             await self._recruiter.dismiss(unwanted)
 
     async def _poll(self) -> None:
-        polls = [self._run("poll", site, self._poll_site) for site in self._sites]
-        if len(self._sites) > 1:
-            polls += [self._run("health", site, self._ask_health) for site in self._sites]
-        waiting = [task for task in polls if task is not None]
-        if waiting:
-            await asyncio.wait(waiting, timeout=_POLL_WAIT_S)
+        asked: list[asyncio.Task[None]] = []
+        for site in self._sites.values():
+            if site.under_way("poll") or site.poll_due(self._at(site)):
+                asked.append(site.start("poll", functools.partial(self._poll_site, site)))
+            if len(self._sites) > 1 and (site.under_way("health") or site.health_due):
+                asked.append(site.start("health", site.ask_health))
+        if asked:
+            await asyncio.wait(asked, timeout=_POLL_WAIT_S)
 
-    def _run(
-        self, what: str, site: str, action: Callable[[str], Awaitable[None]]
-    ) -> asyncio.Task[None] | None:
-        """Start `action(site)` unless the last one is still on its way."""
-        running = self._tasks.get((what, site))
-        if running is not None and not running.done():
-            return running
-        if what == "poll" and not self._poll_due(site):
-            return None
-        if what == "health" and not self._health_due(site):
-            return None
+    def _at(self, site: FleetSite) -> list[FleetJob]:
+        return [job for job in self._jobs.values() if job.site == site.name]
 
-        async def guarded() -> None:
-            try:
-                await action(site)
-            except OffloadError as error:
-                self._note_trouble(site, error)
-            except Exception:  # the loop must survive; the traceback is logged
-                log.exception("site %s: %s failed", site, what)
-
-        task = asyncio.create_task(guarded(), name=f"fleet-{what}-{site}")
-        self._tasks[what, site] = task
-        return task
-
-    def _poll_due(self, site: str) -> bool:
-        pause = poll_pause([job for job in self._jobs.values() if job.site == site])
-        last = self._polled.get(site)
-        return pause is not None and (last is None or self._clock() - last >= pause)
-
-    def _health_due(self, site: str) -> bool:
-        last = self._asked.get(site)
-        return last is None or self._clock() - last >= timedelta(seconds=_HEALTH_S)
-
-    async def _ask_health(self, site: str) -> None:
-        self._health[site] = await self._sites[site].health()
-        self._asked[site] = self._clock()
-
-    async def _poll_site(self, site: str) -> None:
+    async def _poll_site(self, site: FleetSite) -> None:
         asked = {
             job.handle: job.key
-            for job in self._jobs.values()
-            if job.site == site and job.handle is not None and not job.ended
+            for job in self._at(site)
+            if job.handle is not None and not job.ended
         }
-        statuses = await self._sites[site].status(list(asked))
-        self._polled[site] = self._clock()
-        for handle, status in statuses.items():
+        for handle, status in (await site.status(asked)).items():
             job = self._jobs.get(asked.get(handle, ""))
             if job is not None:
                 seen = job.seen(status, job.agent, self._clock())
@@ -294,7 +249,7 @@ class Fleet:
             if job.key in self._noted:
                 continue
             failure = failure_of(
-                job, now, self._policies[job.site], heard_since=self._heard_since or now
+                job, now, self._sites[job.site].policy, heard_since=self._heard_since or now
             )
             if failure is not None:
                 log.warning("job %s failed at %s: %s", job.key, job.site, failure.reason)
@@ -304,116 +259,105 @@ class Fleet:
                     self._leave(job.key, failure.reason)
 
     def _act(self) -> None:
-        policy = self._policies[next(iter(self._sites))]
         if not self._closing:
             self._move()
-            site = self._choose_site()
-            policy = self._policies[site] if site else policy
-            plan = decide(
-                tuple(self._jobs.values()),
-                self.wanted,
-                policy,
-                idle_first=self._recruiter.idle_first(),
-            )
-            for key in plan.cancel:
-                self._leave(key, "no longer wanted")
-            for key in plan.release:
-                self._release(key)
-            for key, count in plan.trim.items():
-                self._jobs[key] = replace(self._jobs[key], workers=self._jobs[key].workers - count)
-            self._trim()
-            if plan.submit and site and self.ready and not self.stopped:
-                self._enlist(site, plan.submit)
-        for site in self._sites:
+            self._approach()
+        for site in self._sites.values():
             if self.ready and self._unconfirmed(site):
-                self._run("submit", site, self._submit_site)
+                site.start("submit", functools.partial(self._submit_site, site))
             if self._to_cancel(site):
-                self._run("cancel", site, self._cancel_site)
+                site.start("cancel", functools.partial(self._cancel_site, site))
 
-    def _choose_site(self) -> str | None:
+    def _approach(self) -> None:
+        """Decide what brings the workers nearer to what is wanted, and note it in the jobs."""
+        site = self._choose_site()
+        plan = decide(
+            tuple(self._jobs.values()),
+            self.wanted,
+            (site or next(iter(self._sites.values()))).policy,
+            idle_first=self._recruiter.idle_first(),
+        )
+        for key in plan.cancel:
+            self._leave(key, "no longer wanted")
+        for key in plan.release:
+            self._release(key)
+        for key, count in plan.trim.items():
+            self._jobs[key] = replace(self._jobs[key], workers=self._jobs[key].workers - count)
+        self._trim()
+        if plan.submit and site and self.ready and not self.stopped:
+            self._enlist(site, plan.submit)
+
+    def _choose_site(self) -> FleetSite | None:
         """Return the best site without trouble; None if all have some."""
-        order = in_order(self._sites, self._health, self.waits, last=self._tired_sites())
-        return next((site for site in order if self._may_ask(site)), None)
+        order = in_order(self._sites, self._health(), self.waits, last=self._tired())
+        return next((self._sites[name] for name in order if self._sites[name].takes_jobs), None)
 
     def _move(self) -> None:
         """Let jobs go elsewhere that have waited at one of several sites for too long."""
         now = self._clock()
-        free = [site for site in self._sites if site not in self._troubles]
-        tried = self._tired_sites()
+        free = [name for name, site in self._sites.items() if not site.trouble]
+        tried = self._tired()
         for job in list(self._jobs.values()):
             if job.leaving or job.status.state is not JobState.QUEUED or job.site not in free:
                 continue
-            waited, patience = now - job.submitted, self._policies[job.site].patience
+            waited, site = now - job.submitted, self._sites[job.site]
             other = next_site(
                 job.site,
                 waited,
-                patience,
+                site.policy.patience,
                 sites=free,
-                health=self._health,
+                health=self._health(),
                 waits=self.waits,
                 tried=tried,
             )
             if other:
                 words = moved_words(job.site, other, waited)
                 log.info("job %s: %s", job.key, words)
-                self._tired[job.site] = now
+                site.tire()
                 self._jobs[job.key] = replace(job, leaving=words, moves=True)
 
-    def _tired_sites(self) -> set[str]:
-        """Return sites at which a job has waited for too long of late."""
-        now = self._clock()
-        return {s for s, since in self._tired.items() if now - since < self._policies[s].patience}
+    def _health(self) -> dict[str, SiteHealth]:
+        return {name: site.health for name, site in self._sites.items() if site.health}
 
-    def _may_ask(self, site: str) -> bool:
-        """Tell whether new jobs may go to a site: it has no trouble, or may have left it behind."""
-        trouble = self._troubles.get(site)
-        return trouble is None or (trouble.final and trouble.is_due(self._clock()))
+    def _tired(self) -> set[str]:
+        return {name for name, site in self._sites.items() if site.tired}
 
     # --- submitting ----------------------------------------------------------------------------
 
-    def _enlist(self, site: str, sizes: Iterable[int]) -> None:
+    def _enlist(self, site: FleetSite, sizes: Iterable[int]) -> None:
         """Give new jobs their keys; from now on they count, and are never made twice."""
         now = self._clock()
         for size in sizes:
             self._serial += 1
             key = f"{self._prefix}-{self._serial}"
-            self._jobs[key] = FleetJob(key, site, size, submitted=now)
+            self._jobs[key] = FleetJob(key, site.name, size, submitted=now)
 
-    def _unconfirmed(self, site: str) -> list[FleetJob]:
-        trouble = self._troubles.get(site)
-        if trouble and not trouble.is_due(self._clock()):
+    def _unconfirmed(self, site: FleetSite) -> list[FleetJob]:
+        if site.waits_for_retry:
             return []
         return [
-            job
-            for job in self._jobs.values()
-            if job.site == site and not job.handle and not job.leaving and not job.ended
+            job for job in self._at(site) if not job.handle and not job.leaving and not job.ended
         ]
 
-    async def _submit_site(self, site: str) -> None:
+    async def _submit_site(self, site: FleetSite) -> None:
         sizes = Counter(job.workers for job in self._unconfirmed(site))
         for size in sizes:
             keys = [job.key for job in self._unconfirmed(site) if job.workers == size]
             if not keys:
                 continue
             try:
-                spec, secrets = self._recruiter.prepare(site, size, keys)
-                handles = await self._sites[site].submit(spec, secrets)
+                spec, secrets = self._recruiter.prepare(site.name, size, keys)
+                handles = await site.backend.submit(spec, secrets)
             except OffloadError as error:
                 if not error.transient:
                     for key in keys:
                         self._jobs.pop(key, None)
                 raise
-            self._troubles.pop(site, None)
-            log.info("site %s: submitted %d jobs of %d workers", site, len(handles), size)
+            site.trouble = None
+            log.info("site %s: submitted %d jobs of %d workers", site.name, len(handles), size)
             for key, handle in handles.items():
                 if key in self._jobs:
                     self._jobs[key] = replace(self._jobs[key], handle=handle)
-
-    def _note_trouble(self, site: str, error: OffloadError) -> None:
-        old = self._troubles.get(site)
-        self._troubles[site] = next_trouble(old, error, self._clock())
-        if old is None:
-            log.warning("site %s: %s", site, error)
 
     # --- letting go ----------------------------------------------------------------------------
 
@@ -430,7 +374,7 @@ class Fleet:
             cancel_asked=self._clock() + timedelta(seconds=_RELEASE_S) - CANCEL_AGAIN,
         )
 
-        async def release(_: str) -> None:
+        async def release() -> None:
             try:
                 async with asyncio.timeout(_RELEASE_S):
                     await self._recruiter.retire(job, job.workers)
@@ -439,25 +383,24 @@ class Fleet:
             if key in self._jobs:
                 self._jobs[key] = replace(self._jobs[key], cancel_asked=None)
 
-        self._run(f"release {key}", job.site, release)
+        self._sites[job.site].start(f"release {key}", release)
 
     def _trim(self) -> None:
         """Retire the workers that a job has too many, those too that register late."""
         for job in self._jobs.values():
             extra = self._recruiter.registered(job) - job.workers
             if job.counts and not job.moves and extra > 0:
-                retire = functools.partial(self._retire, job, extra)
-                self._run(f"trim {job.key}", job.site, retire)
+                retire = functools.partial(self._recruiter.retire, job, extra)
+                self._sites[job.site].start(f"trim {job.key}", retire)
 
-    async def _retire(self, job: FleetJob, workers: int, _site: str) -> None:
-        await self._recruiter.retire(job, workers)
+    def _to_cancel(self, site: FleetSite) -> list[FleetJob]:
+        # What is being submitted cannot be found yet, and will be there: it is canceled after that.
+        sending = site.under_way("submit")
+        jobs = [job for job in self._at(site) if job.handle or not sending]
+        return to_cancel(jobs, self._clock())
 
-    def _to_cancel(self, site: str) -> list[FleetJob]:
-        return to_cancel([job for job in self._jobs.values() if job.site == site], self._clock())
-
-    async def _cancel_site(self, site: str) -> None:
-        jobs = self._to_cancel(site)
-        backend = self._sites[site]
+    async def _cancel_site(self, site: FleetSite) -> None:
+        jobs, backend = self._to_cancel(site), site.backend
         if any(job.handle is None for job in jobs):
             # A submission that was cut off may have gone through.
             found = await backend.find(self._prefix + "-")
@@ -479,9 +422,8 @@ class Fleet:
         for key in ended[:-_ENDED_KEPT]:
             del self._jobs[key]
             self._noted.discard(key)
-        for task_key, task in list(self._tasks.items()):
-            if task.done():
-                del self._tasks[task_key]
+        for site in self._sites.values():
+            site.forget_done()
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -490,15 +432,17 @@ class Fleet:
 
         Never raises for a site that is silent: its jobs are among those returned.
         """
-        self._closing, self.wanted = "closing", 0
+        self._closing, self.wanted = True, 0
         for job in self._jobs.values():
             if not job.ended:
                 self._jobs[job.key] = replace(job, leaving="its cluster ends", cancel_asked=None)
-        self._troubles.clear()
+        for site in self._sites.values():
+            site.trouble = None
         try:
             async with asyncio.timeout(timeout_s):
                 while rest := [job for job in self._jobs.values() if not job.ended]:
-                    self._polled.clear()
+                    for site in self._sites.values():
+                        site.polled = None
                     await self.step({job.key: job.agent for job in rest})
                     await asyncio.sleep(0.1)
         except TimeoutError:
@@ -508,6 +452,4 @@ class Fleet:
 
     async def leave(self) -> None:
         """Stop what is under way, and leave all jobs as they are."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*(site.stop() for site in self._sites.values()))

@@ -338,6 +338,50 @@ async def test_a_job_that_may_or_may_not_be_queued_is_found_and_canceled(stage):
     assert not [job for job in stage.fleet.jobs if not job.ended]
 
 
+def submits_slowly(site):
+    """Let submissions at `site` wait; return the event that lets them through."""
+    at_once, go_on = site.submit, asyncio.Event()
+
+    async def submit(spec, jobs):
+        await go_on.wait()
+        return await at_once(spec, jobs)
+
+    site.submit = submit
+    return go_on
+
+
+async def test_jobs_that_nobody_wants_any_more_while_they_are_submitted_are_canceled(stage):
+    go_on = submits_slowly(stage.site)
+    stage.fleet.wanted = 8
+    await stage.steps()
+    stage.fleet.wanted = 0
+    await stage.steps()
+    assert stage.words() == ["leaving", "leaving"]
+    go_on.set()
+    await stage.steps()
+    assert [job.status.state for job in stage.site.jobs.values()] == [JobState.CANCELED] * 2
+    assert stage.words() == ["ended", "ended"]
+
+
+async def test_close_waits_for_a_submission_that_is_under_way_and_ends_its_jobs(stage):
+    go_on = submits_slowly(stage.site)
+    stage.fleet.wanted = 4
+    await stage.steps()
+    closing = asyncio.create_task(stage.fleet.close(timeout_s=20))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    go_on.set()
+    assert await closing == []
+    assert [job.status.state for job in stage.site.jobs.values()] == [JobState.CANCELED]
+
+
+async def test_close_returns_the_jobs_of_a_submission_that_does_not_end(stage):
+    submits_slowly(stage.site)
+    stage.fleet.wanted = 4
+    await stage.steps()
+    assert [job.key for job in await stage.fleet.close(timeout_s=0.3)] == ["c7-1"]
+
+
 async def test_a_cancel_that_the_site_did_not_hear_is_said_again(stage):
     await stage.working(4)
     stage.site.silent = True
