@@ -45,10 +45,14 @@ class Adaptive:
         What the user allows.
     workers_per_job : int
         Workers come and go in jobs of this size.
+    seed : int
+        So many are kept while there is nothing to do, also where the minimum is less: this cluster's
+        share of the site's always-on workers.
     """
 
     bounds: Bounds
     workers_per_job: int
+    seed: int = 0
     _targets: deque[tuple[float, int]] = field(default_factory=deque)
 
     def wanted(self, target: int, wanted_now: int, now_s: float) -> int:
@@ -72,7 +76,8 @@ class Adaptive:
         if needed >= wanted_now:
             return needed
         if self._targets[0][0] > grace_began_s:
-            return self.bounded(wanted_now)  # not known for long enough that fewer will do
+            # Not known for long enough that fewer will do; and no reason to fill up a smaller job.
+            return min(wanted_now, self.bounds.maximum)
         # The highest target of the whole grace time: a dip between two computations is no reason.
         recent = max(value for _, value in self._targets)
         return self.bounded(min(wanted_now, recent))
@@ -80,8 +85,12 @@ class Adaptive:
     def bounded(self, workers: int) -> int:
         """Return the nearest number of workers that fills whole jobs and keeps to the bounds.
 
-        Where no number does both, the maximum is what the user has promised to somebody.
+        Where no number does both, the maximum is what the user has promised to somebody. A seed is
+        kept as it is, in a smaller job if need be: it is meant to cost little.
         """
+        seed = min(self.seed, self.bounds.maximum)
+        if workers <= seed and self.bounds.minimum <= seed:
+            return seed
         asked = max(self.bounds.minimum, min(self.bounds.maximum, workers))
         return min(
             self.bounds.maximum, math.ceil(asked / self.workers_per_job) * self.workers_per_job

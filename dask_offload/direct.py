@@ -17,7 +17,7 @@ from dask_offload.bundle import write_worker_agent
 from dask_offload.children import Child
 from dask_offload.recruit import WorkerJobs, site_place
 from dask_offload.relay_option import relay_access
-from dask_offload.runtime import ClusterFolder
+from dask_offload.runtime import ClusterFolder, cluster_folders
 from dask_offload.tls import ClusterAuthority
 from dask_offload.workforce import Crew, Plan
 from offload_relay.access import RelayAccess
@@ -33,6 +33,7 @@ from offload_sites.jobs import AgentStatus, JobSpec, SecretFiles
 from offload_sites.load import default_catalog, load_catalog
 from offload_sites.registry import create_backend
 from offload_sites.resolve import Choice, Resolved, resolve, workers_per_job
+from offload_sites.seed import seed_share
 
 __all__ = ["DirectWorkforce", "own_address"]
 
@@ -42,6 +43,7 @@ _LIFETIME = timedelta(days=30)
 _RESTART_S = 0.25
 _COUNTERS_S = 2.0
 _MOST = 100_000
+_SEED_FILE = "seed.json"
 
 
 class DirectWorkforce:
@@ -90,6 +92,7 @@ class DirectWorkforce:
         self._token = self._owner_lease()
         self._counted = asyncio.Event()
         self._carried: dict[str, int] = {}
+        self._claims_seed = False
         self._stack = contextlib.AsyncExitStack()
         self._jobs: WorkerJobs | None = None
         self.plan = self._plan()
@@ -199,6 +202,31 @@ class DirectWorkforce:
         return _MOST
 
     @property
+    def seed(self) -> int:
+        """Return this cluster's share of what its site keeps, among this user's clusters here."""
+        seed = self._catalog.sites[self._choice.sites[0]].seed
+        if not seed:
+            return 0
+        place = self._seed_claim()["of"]
+        claims = [one.read(_SEED_FILE) for one in cluster_folders() if one.alive]
+        others = {str(claim["id"]) for claim in claims if claim.get("of") == place}
+        return seed_share(seed, {"": {self._id, *others}}, "", self._id)
+
+    def _seed_claim(self) -> dict[str, object]:
+        return {"id": self._id, "of": [self._options.get("catalog"), self._choice.sites[0]]}
+
+    def _claim_seed(self) -> None:
+        """Let this user's other clusters know whether this one takes a share of the seed."""
+        claims = self._crew.bounds() is not None
+        if claims == self._claims_seed:
+            return
+        self._claims_seed = claims
+        if claims:
+            self._folder.write(_SEED_FILE, self._seed_claim())
+        else:
+            (self._folder.path / _SEED_FILE).unlink(missing_ok=True)
+
+    @property
     def trouble(self) -> str:
         """Why the relay cannot be reached; empty if it can."""
         return self._owner.trouble
@@ -214,6 +242,7 @@ class DirectWorkforce:
 
     async def step(self) -> None:
         """See what there is, and do what brings it nearer to what is wanted."""
+        self._claim_seed()
         agents = {key: AgentStatus.from_entry(entry) for key, entry in self._owner.agents.items()}
         await self._fleet.step(agents, heard=not self._owner.trouble)
 

@@ -89,6 +89,8 @@ class RemoteWorkforce:
         self.over = ""
         #: How many workers this cluster may want at present.
         self.most = int(created["most"])
+        #: How many workers this cluster may keep while it has nothing to do.
+        self.seed = int(created["seed"])
         self.plan = _plan(created)
 
     @classmethod
@@ -276,6 +278,7 @@ class RemoteWorkforce:
             return
         self._version = int(answer["version"])
         self.most = int(answer["most"])
+        self.seed = int(answer["seed"])
         self._carried = int(answer["carried"])
         self._relay_trouble = str(answer["trouble"])
         if answer["fleet"] is not None:

@@ -222,6 +222,7 @@ class Supervisor:
         self._adapted_s = now_s
         answer = await self._desk.call("target", duration_s=self._adaptive.bounds.target_duration_s)
         now = self._workforce.wanted
+        self._adaptive.seed = self._workforce.seed
         wanted = self._adaptive.wanted(answer["target"], now, now_s)
         wanted = min(wanted, max(now, self._workforce.most))
         if wanted != now:
@@ -289,7 +290,7 @@ class Supervisor:
             float(times.get("target_duration_s") or settings["target_duration_s"]),
             float(times.get("grace_s") or settings["grace_s"]),
         )
-        return Adaptive(bounds, self._workforce.plan.workers_per_job)
+        return Adaptive(bounds, self._workforce.plan.workers_per_job, self._workforce.seed)
 
     # --- what notebooks ask ----------------------------------------------------------------------
 

@@ -81,6 +81,10 @@ class Workforce(Protocol):
         """How many workers may be wanted at present."""
 
     @property
+    def seed(self) -> int:
+        """How many workers an adaptive cluster may keep at present while it has nothing to do."""
+
+    @property
     def trouble(self) -> str:
         """Why relay or service cannot be reached; empty if they can."""
 

@@ -260,7 +260,11 @@ def routes(prefix: str) -> list[Any]:
 
 
 def _state(service: Service, cluster: Cluster, seen: int) -> dict[str, Any]:
-    return cluster.answer(seen=seen, most=service.clusters.most(cluster))
+    return cluster.answer(
+        seen=seen,
+        most=service.clusters.most(cluster),
+        seed=service.clusters.seed(cluster, service.catalog.catalog),
+    )
 
 
 def _created(service: Service, cluster: Cluster, token: str) -> dict[str, Any]:
@@ -275,6 +279,7 @@ def _created(service: Service, cluster: Cluster, token: str) -> dict[str, Any]:
         "gpus_per_worker": made.unit.gpus,
         "reach": {"dial": settings.relay.dial, "token": cluster.owner_lease()},
         "most": service.clusters.most(cluster),
+        "seed": service.clusters.seed(cluster, service.catalog.catalog),
         "order": 0,
         "heartbeat_s": settings.heartbeat.total_seconds(),
         "credential_s": cluster.credential_for.total_seconds(),

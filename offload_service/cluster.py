@@ -339,7 +339,7 @@ class Cluster:
         """Return the ends of the logs of one job, or of all, by key. Raises OffloadError."""
         return await self._fleet.all_logs(job) if self._fleet is not None else {}
 
-    def answer(self, *, seen: int, most: int) -> dict[str, Any]:
+    def answer(self, *, seen: int, most: int, seed: int) -> dict[str, Any]:
         """Return what the notebook's side is told: always what it is to do, and the fleet if new."""
         renew = _now() - self.notebook.crew_since > _CREDENTIAL_SPARE
         return {
@@ -349,6 +349,7 @@ class Cluster:
             "trouble": self.trouble,
             "ending": self.closing,
             "most": most,
+            "seed": seed,
             "crew": self.notebook.crew is None or renew,
             **self.notebook.orders(),
         }

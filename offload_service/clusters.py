@@ -18,7 +18,9 @@ from offload_service.cluster import Cluster, Tools
 from offload_service.errors import NoSuchClusterError, QuotaError
 from offload_service.made import Made
 from offload_service.store import ClusterRow
+from offload_sites.catalog import Catalog
 from offload_sites.errors import LedgerError
+from offload_sites.seed import seed_share
 
 __all__ = ["TOKEN_PREFIX", "Caller", "Clusters"]
 
@@ -155,6 +157,22 @@ class Clusters:
         others = sum(one.wanted for one in _going_on(self.of(cluster.user)) if one is not cluster)
         return max(0, self._tools.settings.limits.workers - others)
 
+    def seed(self, cluster: Cluster, catalog: Catalog) -> int:
+        """Return how many workers `cluster` may keep of its site's seed, if it is adaptive.
+
+        All adaptive clusters that prefer this site share it, whosever they are; and no user has more
+        workers by it than one user may have.
+        """
+        name = _first_site(cluster)
+        site = catalog.sites.get(name)
+        if site is None or not site.seed:
+            return 0
+        holders: dict[str, set[str]] = {cluster.user: {cluster.id}}
+        for one in _going_on(self.all()):
+            if one.notebook.adaptive and _first_site(one) == name:
+                holders.setdefault(one.user, set()).add(one.id)
+        return min(seed_share(site.seed, holders, cluster.user, cluster.id), self.most(cluster))
+
     async def scale(self, cluster: Cluster, workers: int) -> None:
         """Have `cluster` want `workers` workers.
 
@@ -212,6 +230,11 @@ class Clusters:
 
 def _going_on(clusters: Iterable[Cluster]) -> list[Cluster]:
     return [cluster for cluster in clusters if not cluster.closing]
+
+
+def _first_site(cluster: Cluster) -> str:
+    """Return the site that a cluster prefers: it is that one's seed that it shares in."""
+    return next(iter(cluster.made.sites))
 
 
 def _may_touch(caller: Caller, cluster: Cluster) -> bool:

@@ -70,8 +70,8 @@ class BaseSite(CatalogModel):
         default=0,
         ge=0,
         description="Workers that clusters with adapt() keep here while they have nothing to do, "
-        "so that work does not begin with a queue. All clusters in use share them. Not followed "
-        "yet: for now it is checked and has no effect.",
+        "so that work does not begin with a queue. They are shared: each user with such a cluster "
+        "has an equal part, and each of the user's clusters a part of that.",
     )
 
     @property

@@ -25,6 +25,7 @@ sites:
     max_walltime: 2h
     directory: {directory}
     network: {network}
+    seed: {seed}
 images:
   here: {{title: This Python, python: current}}
 {images}
@@ -52,7 +53,14 @@ class ClusterKit:
         self.clusters: list[OffloadCluster] = []
         self.images: dict[str, Path] = {}
 
-    def catalog(self, *, per_job: int = 2, max_jobs: int | None = None, network: str = "site"):
+    def catalog(
+        self,
+        *,
+        per_job: int = 2,
+        max_jobs: int | None = None,
+        network: str = "site",
+        seed: int = 0,
+    ):
         names = ["here", *self.images]
         images = "".join(f"  {n}: {{title: {n}, python: {p}}}\n" for n, p in self.images.items())
         text = _CATALOG.format(
@@ -60,6 +68,7 @@ class ClusterKit:
             limit=f"max_jobs: {max_jobs}" if max_jobs else "",
             directory=self.place / "site",
             network=network,
+            seed=seed,
             images=images,
             choices=[cpus for cpus in (1, 2) if cpus <= per_job],
             names=", ".join(names),
@@ -76,9 +85,8 @@ class ClusterKit:
         self.images[name] = path
 
     def start(self, n_workers: int = 0, **options) -> OffloadCluster:
-        catalog_options = {
-            key: options.pop(key) for key in ("per_job", "max_jobs", "network") if key in options
-        }
+        names = ("per_job", "max_jobs", "network", "seed")
+        catalog_options = {key: options.pop(key) for key in names if key in options}
         cluster = OffloadCluster(
             n_workers, catalog=self.catalog(**catalog_options), **{"quiet": True, **options}
         )

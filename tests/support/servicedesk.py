@@ -55,7 +55,13 @@ class Desk:
         self._stack = contextlib.AsyncExitStack()
         monkeypatch.setattr(site_pool, "create_backend", self._backend)
         self.catalog = place / "catalog.yaml"
-        self.catalog.write_text(CATALOG.format(per_job=2, limit="", place=place))
+        self.write_catalog()
+
+    def write_catalog(self, *, seed: int = 0) -> None:
+        """Write the catalog; a service that runs takes it up by itself."""
+        self.catalog.write_text(
+            CATALOG.format(per_job=2, limit="", seed=seed, place=self.place), "utf-8"
+        )
 
     def _backend(self, name, model, tokens):
         self.opened.append((name, tokens))

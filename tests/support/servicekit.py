@@ -34,6 +34,7 @@ sites:
     title: The farm
     node: {{cpus: {per_job}, memory: 64GiB}}
     {limit}
+    seed: {seed}
     max_walltime: 2h
     directory: {place}/farm
   annex:
@@ -155,10 +156,13 @@ class ServiceKit:
 
     # --- start and stop --------------------------------------------------------------------------
 
-    def write_catalog(self, *, per_job: int = 2, max_jobs: int | None = None) -> Path:
+    def write_catalog(
+        self, *, per_job: int = 2, max_jobs: int | None = None, seed: int = 0
+    ) -> Path:
         path = self.place / "catalog.yaml"
         limit = f"max_jobs: {max_jobs}" if max_jobs else ""
-        path.write_text(CATALOG.format(per_job=per_job, limit=limit, place=self.place))
+        text = CATALOG.format(per_job=per_job, limit=limit, seed=seed, place=self.place)
+        path.write_text(text)
         return path
 
     @property

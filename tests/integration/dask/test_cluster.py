@@ -94,6 +94,23 @@ def test_adaptive_scaling_follows_the_load_and_goes_back(clusters):
         wait_workers(client, 0)
 
 
+def test_the_seed_of_a_site_is_there_before_there_is_work_and_shared_by_adaptive_clusters(clusters):
+    with clusters.start(seed=4) as first, first.get_client() as client:
+        first.adapt(minimum=0, maximum=8, grace="1s")
+        wait_workers(client, 4)
+        with clusters.start(1, seed=4) as second, second.get_client() as other:
+            wait_workers(other, 1)
+            assert first.snapshot.wanted == 4  # a fixed number of workers takes no share
+            second.adapt(minimum=0, maximum=8, grace="1s")
+            wait_workers(other, 2)
+            wait_workers(client, 2)
+            first.scale(0)
+            wait_workers(other, 4)
+            first.adapt(minimum=0, maximum=8, grace="1s")
+            wait_workers(other, 2)
+        wait_workers(client, 4)
+
+
 def test_waiting_shows_progress_and_a_timeout_says_what_is_there(clusters, capsys):
     cluster = clusters.start(4, max_jobs=1, quiet=False)
     with pytest.raises(TimeoutError, match=r"2 of 4 workers came within 3 s"):

@@ -343,6 +343,44 @@ async def test_a_user_may_have_so_many_clusters_and_workers(desk):
     assert (await (await desk.notebook(desk.bob)).scale(50))["fleet"]["wanted"] == 50
 
 
+async def test_the_seed_of_a_site_is_shared_by_users_then_by_the_clusters_of_each(desk):
+    await desk.stop()
+    desk.write_catalog(seed=9)
+    await desk.start()
+    first, second = await desk.notebook(), await desk.notebook()
+    his = await desk.notebook(desk.bob)
+    adaptive = {"adaptive": [0, 20]}
+
+    async def shares():
+        for one in (first, second, his):
+            await one.beat(**adaptive)
+        return [(await one.beat(**adaptive))[1]["seed"] for one in (first, second, his)]
+
+    # Who only keeps a fixed number of workers takes no share from others.
+    assert first.created["seed"] == 9
+    assert (await first.beat(**adaptive))[1]["seed"] == 9
+    assert (await second.beat())[1]["seed"] in (4, 5)
+    assert (await first.beat(**adaptive))[1]["seed"] == 9
+    *hers, for_him = await shares()
+    assert (sorted(hers), for_him) == ([2, 3], 4)
+    await second.call("DELETE")
+    assert sorted([(await one.beat(**adaptive))[1]["seed"] for one in (first, his)]) == [4, 5]
+    await his.call("DELETE")
+    assert (await first.beat(**adaptive))[1]["seed"] == 9
+
+
+async def test_a_share_of_a_seed_is_no_more_than_what_a_user_may_have(desk):
+    await desk.stop()
+    desk.write_catalog(seed=60)
+    await desk.start()
+    first, second = await desk.notebook(), await desk.notebook()
+    await first.scale(45)
+    _, answer = await second.beat(adaptive=[0, 200])
+    assert (answer["most"], answer["seed"]) == (5, 5)
+    await first.scale(50)
+    assert (await second.beat(adaptive=[0, 200]))[1]["seed"] == 0
+
+
 # --- what is told --------------------------------------------------------------------------------
 
 

@@ -86,6 +86,21 @@ def test_the_number_of_workers_follows_the_load(kit):
         wait_workers(client, 0)
 
 
+def test_the_seed_of_a_site_follows_those_who_use_it(kit):
+    kit.stop_service()
+    kit.write_catalog(seed=4)
+    kit.start_service("--max-workers", "3")
+    with kit.cluster(kit.alice) as hers, hers.get_client() as client:
+        hers.adapt(minimum=0, maximum=8, grace="1s")
+        wait_workers(client, 3)  # the seed is larger, but one user may have no more
+        with kit.cluster(kit.bob, profile="cores") as his, his.get_client() as other:
+            his.adapt(minimum=0, maximum=8, grace="1s")
+            wait_workers(other, 2)
+            wait_workers(client, 2)
+        wait_workers(client, 3)
+    eventually_sync(lambda: kit.agents() == [], within_s=30)
+
+
 def test_a_cluster_is_scaled_from_outside_and_the_notebook_follows(kit):
     with kit.cluster(kit.alice) as cluster, cluster.get_client() as client:
         cluster.adapt(minimum=0, maximum=4)

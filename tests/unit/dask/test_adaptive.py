@@ -97,11 +97,12 @@ def test_without_a_grace_time_the_target_is_followed_down_at_once():
     st.integers(0, 200),
     st.integers(1, 96),
     st.integers(0, 300),
+    st.integers(0, 100),
 )
-def test_whatever_the_load_the_bounds_hold(targets, minimum, more, per_job, wanted):
-    course = follow(
-        adaptive(minimum, minimum + more, per_job=per_job), *targets, wanted=wanted, every_s=17.0
-    )
+def test_whatever_the_load_the_bounds_hold(targets, minimum, more, per_job, wanted, seed):
+    bounds = Bounds(minimum, minimum + more, grace_s=GRACE_S)
+    decider = Adaptive(bounds, per_job, seed)
+    course = follow(decider, *targets, wanted=wanted, every_s=17.0)
     assert all(minimum <= count <= minimum + more for count in course)
 
 
@@ -116,3 +117,46 @@ def test_between_the_bounds_only_whole_jobs_are_wanted(per_job):
     targets = [17, 90, 3, *[3] * 100, 0, *[0] * 100]
     course = follow(adaptive(maximum=960, per_job=per_job), *targets)
     assert all(count % per_job == 0 for count in course)
+
+
+def seeded(seed, minimum=0, maximum=200, per_job=96):
+    return Adaptive(Bounds(minimum, maximum, grace_s=60), per_job, seed)
+
+
+def test_a_seed_is_wanted_at_once_and_kept_while_there_is_nothing_to_do():
+    adaptive = seeded(8)
+    assert adaptive.wanted(0, 0, 0.0) == 8
+    assert adaptive.wanted(0, 8, 1000.0) == 8
+
+
+def test_a_seed_is_no_reason_to_want_whole_nodes_but_work_is():
+    adaptive = seeded(8)
+    assert adaptive.wanted(8, 8, 0.0) == 8
+    assert adaptive.wanted(9, 8, 1.0) == 96
+
+
+def test_after_the_work_the_seed_is_what_stays():
+    adaptive = seeded(8)
+    assert adaptive.wanted(200, 8, 0.0) == 200
+    assert adaptive.wanted(0, 200, 30.0) == 200
+    assert adaptive.wanted(0, 200, 100.0) == 8
+
+
+def test_a_larger_minimum_counts_and_so_does_a_smaller_maximum():
+    assert seeded(8, minimum=20, per_job=10).wanted(0, 0, 0.0) == 20
+    assert seeded(8, maximum=4).wanted(0, 0, 0.0) == 4
+
+
+def test_a_seed_that_shrinks_lets_workers_go():
+    adaptive = seeded(8, per_job=1)
+    assert adaptive.wanted(0, 8, 0.0) == 8
+    adaptive.seed = 4
+    assert adaptive.wanted(0, 8, 100.0) == 4
+
+
+def test_a_share_that_shrinks_is_no_reason_to_ask_for_more():
+    adaptive = seeded(4)
+    assert adaptive.wanted(0, 0, 0.0) == 4
+    adaptive.seed = 2
+    assert adaptive.wanted(0, 4, 1.0) == 4
+    assert adaptive.wanted(0, 4, 100.0) == 2
