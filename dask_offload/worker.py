@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +29,7 @@ from dask_offload.gpus import TooFewError, share_out
 from dask_offload.slots import Exit, Slot, verdict
 from offload_relay.parent import end_with_parent
 
-__all__ = ["main", "version_problem"]
+__all__ = ["main", "spare_s", "version_problem"]
 
 log = logging.getLogger("offload-starter")
 
@@ -36,6 +37,8 @@ _EX_CONFIG = 78
 _TICK_S = 0.5
 # As distributed.worker.memory.terminate, which only a nanny obeys.
 _TERMINATE = 0.95
+# What handing over takes at most, as long as there is time.
+_HAND_OVER_S = 30.0
 
 # Messages of `Worker.close` after which the same worker is wanted again, from distributed 2025.7 to
 # 2026.8: `client.restart()` and a worker that missed heartbeats end in the first of them.
@@ -320,9 +323,9 @@ async def _work(config: dict[str, Any], number: int) -> Exit:
     leaving: list[asyncio.Task[Any]] = []
 
     def leave() -> None:
-        leaving.append(
-            loop.create_task(worker.close_gracefully(restart=False, reason="offload-walltime"))
-        )
+        # Told twice, it is in a hurry.
+        after_s = 0.0 if leaving else spare_s(time.time(), os.environ)
+        leaving.append(loop.create_task(_leave(worker, after_s)))
 
     try:
         await worker
@@ -331,6 +334,26 @@ async def _work(config: dict[str, Any], number: int) -> Exit:
     except TimeoutError:
         return Exit.UNREGISTERED
     return _REASONS.get(worker.close_reason, Exit.RELEASED)
+
+
+async def _leave(worker: Any, after_s: float) -> None:
+    await asyncio.sleep(after_s)
+    await worker.close_gracefully(restart=False, reason="offload-walltime")
+
+
+def spare_s(now_s: float, environ: Mapping[str, str]) -> float:
+    """Return for how many seconds a worker that is told to finish goes on.
+
+    Near the end of the walltime (`environ` holds the times of the agent) it does so for as long as it
+    can afford: jobs that have started together end together, and what replaces them, and takes their
+    results, has to come first. Then the supervisor lets them go. In all other cases it is 0.
+    """
+    ends_s = float(environ.get("OFFLOAD_ENDS_AT", 0))
+    drains_s = float(environ.get("OFFLOAD_DRAINS_AT", "inf"))
+    if now_s < drains_s - 1:
+        return 0.0
+    left_s = max(0.0, ends_s - now_s)
+    return left_s - min(_HAND_OVER_S, left_s / 2)
 
 
 def _bind(config: dict[str, Any]) -> str:

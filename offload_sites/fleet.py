@@ -25,6 +25,7 @@ from offload_sites.fleet_plan import (
     decide,
     failure_of,
     missing_agent,
+    nearly_over,
     stop_reason,
     to_cancel,
 )
@@ -41,6 +42,9 @@ log = logging.getLogger(__name__)
 _POLL_WAIT_S = 2.0
 _RELEASE_S = 90.0
 _ENDED_KEPT = 100
+_NEARLY_OVER = "its walltime is nearly over"
+# Longer than an agent lets its payload finish: then it has ended by itself.
+_LAST_MINUTES = timedelta(minutes=5)
 
 
 def _now() -> datetime:
@@ -260,6 +264,7 @@ class Fleet:
 
     def _act(self) -> None:
         if not self._closing:
+            self._hand_over()
             self._move()
             self._approach()
         for site in self._sites.values():
@@ -286,6 +291,27 @@ class Fleet:
         self._trim()
         if plan.submit and site and self.ready and not self.stopped:
             self._enlist(site, plan.submit)
+
+    def _hand_over(self) -> None:
+        """Have jobs replaced whose walltime is nearly over, and let them go once others are there.
+
+        Jobs that have started together end together, so that there would be nobody to take results.
+        """
+        now = self._clock()
+        there = sum(self._recruiter.registered(job) for job in self._jobs.values() if job.counts)
+        for job in list(self._jobs.values()):
+            if nearly_over(job, now):
+                log.info("job %s: %s", job.key, _NEARLY_OVER)
+                self._jobs[job.key] = replace(
+                    job, leaving=_NEARLY_OVER, cancel_asked=now + _LAST_MINUTES
+                )
+            elif (
+                job.leaving == _NEARLY_OVER
+                and self._recruiter.registered(job)
+                and there >= min(self.wanted, job.workers)
+            ):
+                retire = functools.partial(self._recruiter.retire, job, job.workers)
+                self._sites[job.site].start(f"hand over {job.key}", retire)
 
     def _choose_site(self) -> FleetSite | None:
         """Return the best site without trouble; None if all have some."""

@@ -11,6 +11,9 @@ within two budgets:
   the refill: the fourth would fail too.
 * *losses*: jobs that worked and then ended. They are replaced up to a budget per hour.
 
+A job whose walltime is nearly over does not count any more, so that what takes its place may be there
+in time to take its results as well.
+
 Scaling down takes jobs that are not working first (the newest, which have waited least), then whole
 working jobs, and at last single workers of one job.
 """
@@ -36,6 +39,7 @@ __all__ = [
     "decide",
     "failure_of",
     "missing_agent",
+    "nearly_over",
     "poll_pause",
     "split_workers",
     "stop_reason",
@@ -380,6 +384,15 @@ def to_cancel(jobs: Iterable[FleetJob], now: datetime) -> list[FleetJob]:
         and not job.ended
         and (job.cancel_asked is None or job.cancel_asked < now - CANCEL_AGAIN)
     ]
+
+
+def nearly_over(job: FleetJob, now: datetime) -> bool:
+    """Tell whether the workers of `job` have been asked to finish, for the sake of its walltime."""
+    after_s = job.agent.drain_after_s
+    if job.leaving or word_of(job) is not Word.WORKING or after_s is None or job.connected is None:
+        return False
+    # By our clock: that of the node may be any.
+    return now - job.connected >= timedelta(seconds=after_s)
 
 
 def missing_agent(agent: AgentStatus, now: datetime) -> AgentStatus:

@@ -141,6 +141,9 @@ class AgentStatus:
         What the agent advises.
     exit_code : int or None
         Exit code of the payload, if it has ended.
+    drain_after_s : float or None
+        Seconds from its start after which the payload is asked to finish, since the walltime is
+        nearly over; None if it has not said.
     """
 
     state: AgentState = AgentState.ABSENT
@@ -148,6 +151,7 @@ class AgentStatus:
     ended: str = ""
     hint: str = ""
     exit_code: int | None = None
+    drain_after_s: float | None = None
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> AgentStatus:
@@ -162,7 +166,15 @@ class AgentStatus:
             str(entry.get("reason", "")),
             str(entry.get("hint", "")),
             entry.get("exit_code"),
+            _seconds(entry.get("info")),
         )
+
+
+def _seconds(info: object) -> float | None:
+    """Return `drain_after_s` of what an agent has told of itself, if that is a time."""
+    value = info.get("drain_after_s") if isinstance(info, Mapping) else None
+    good = isinstance(value, int | float) and 0 < value < timedelta(days=3650).total_seconds()
+    return float(value) if value is not None and good else None
 
 
 @dataclass(frozen=True)

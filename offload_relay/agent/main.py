@@ -45,10 +45,12 @@ class _Job:
         self._started_s = time.monotonic()
         self._ends_at = int(time.time() + config.walltime_s)
         self._walltime = Walltime(config.walltime_s, config.drain_s)
+        self._drains_at = time.time() + self._walltime.drain_at_s
         self._verdict: asyncio.Future[Ended] = asyncio.get_event_loop().create_future()
         self._grace_s = _TERM_GRACE_S
         self._draining = False
-        self._link = Link(config, {**_info(), "ends_at": self._ends_at}, self._gone)
+        times = {"ends_at": self._ends_at, "drain_after_s": self._walltime.drain_at_s}
+        self._link = Link(config, {**_info(), **times}, self._gone)
         self._port = LoopbackPort(self._link)
         self._payload: Payload | None = None
 
@@ -142,6 +144,7 @@ class _Job:
             "OFFLOAD_DIAL_TOKEN": self._port.secret,
             "OFFLOAD_REPORT": str(_report_file()),
             "OFFLOAD_ENDS_AT": str(self._ends_at),
+            "OFFLOAD_DRAINS_AT": f"{self._drains_at:.0f}",
         }
 
 

@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.support.clusterkit import TIMEOUT_S, kill, wait_workers
+from tests.support.clusterkit import TIMEOUT_S, kill, settings, wait_workers
 from tests.support.waiting import eventually_sync, scaled
 
 pytestmark = pytest.mark.htcondor
@@ -199,3 +200,104 @@ def test_a_cluster_goes_on_while_its_ce_is_stopped_and_doubles_nothing(farm):
         wait_workers(client, 4, within_s=90)
         assert keys < set(farm.queue("ce"))
         assert len(farm.queue("ce")) == 4
+
+
+def long_task(seconds, number):
+    time.sleep(seconds)
+    return number
+
+
+long_task.__module__ = "__main__"
+
+
+def occupy(farm):
+    """Have bob take all nodes; returns what frees them."""
+    (farm.pool.state / "home" / "wp6" / "busy.sub").write_text(
+        "executable = /bin/sleep\narguments = 900\ntransfer_executable = false\n"
+        "request_cpus = 96\nrequest_memory = 64\nrequest_disk = 1024\nqueue 4\n"
+    )
+    farm.pool.as_account("pool", "condor_submit", "/home/wp6/busy.sub", number=3002)
+
+    def running():
+        busy = ("-constraint", 'Owner == "wp6" && JobStatus == 2')
+        return len(
+            farm.pool.condor("pool", "condor_q", "-allusers", *busy, "-af", "ProcId").split()
+        )
+
+    eventually_sync(lambda: running() == 4, within_s=60)
+
+    def free():
+        if running():
+            farm.pool.condor("pool", "condor_rm", "-constraint", 'Owner == "wp6"')
+
+    return free
+
+
+def test_adaptive_scaling_at_a_slow_queue_asks_once_and_lets_queued_jobs_go_first(farm):
+    free = occupy(farm)
+    quick = settings(
+        adaptive__interval="500ms", adaptive__target_duration="1s", adaptive__scale_down_grace="4s"
+    )
+    try:
+        with quick, farm.start(cpus=96, per_job=96) as cluster, cluster.get_client() as client:
+            cluster.adapt(minimum=0, maximum=5)
+            futures = client.map(long_task, [5] * 20, range(20), pure=False)
+            eventually_sync(lambda: len(farm.queue("ce")) == 5, within_s=60)
+            keys = set(farm.queue("ce"))
+            # The queue does not move; nothing more is asked for, nothing is taken back and sent anew.
+            ends = time.monotonic() + scaled(15)
+            while time.monotonic() < ends:
+                assert set(farm.queue("ce")) == keys
+            free()
+            eventually_sync(lambda: list(farm.queue("pool").values()).count(2) == 4, within_s=60)
+            (waiting,) = [key for key, state in farm.queue("pool").items() if state == 1]
+            wait_workers(client, 4, within_s=60)
+            client.cancel(futures[8:])
+            # Less to do: what still waits goes first, and no result is lost.
+            eventually_sync(lambda: waiting not in farm.queue("ce"), within_s=60)
+            assert client.gather(futures[:8]) == list(range(8))
+            # Then workers, which hand over what they hold: computed again it would be other bytes.
+            kept = client.map(os.urandom, [100] * 8, pure=False)
+            before = client.gather(kept)
+            wait_workers(client, 1, within_s=60)
+            assert client.gather(client.map(bytes, kept)) == before
+            del kept, futures
+            eventually_sync(lambda: farm.queue("ce") == {}, within_s=90)
+            assert client.submit(square, 12).result() == 144  # it grows again from nothing
+            assert "failed" not in repr(cluster)
+        farm.empty()
+    finally:
+        free()
+
+
+def test_the_seed_of_a_site_is_there_before_there_is_work_and_shared_by_clusters(farm):
+    quick = settings(adaptive__interval="500ms", adaptive__scale_down_grace="4s")
+    with quick, farm.start(per_job=96, seed=4) as first, first.get_client() as client:
+        first.adapt(minimum=0, maximum=50)
+        wait_workers(client, 4, within_s=60)
+        with farm.start(per_job=96, seed=4) as second, second.get_client() as other:
+            second.adapt(minimum=0, maximum=50)
+            wait_workers(other, 2, within_s=60)
+            wait_workers(client, 2, within_s=60)
+        wait_workers(client, 4, within_s=60)
+
+
+def test_before_the_walltime_of_a_job_ends_its_workers_hand_over_and_a_new_job_follows(farm):
+    with farm.start(1, per_job=1, walltime="80s") as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(1, timeout=TIMEOUT_S)
+        (first,) = farm.queue("ce")
+        kept = client.submit(os.urandom, 1000, pure=False)
+        before = kept.result()
+        cluster.scale(2)
+        wait_workers(client, 2, within_s=60)
+        # Work goes on all the time: nothing is sent to a worker that is about to end.
+        ends, number = time.monotonic() + scaled(150), 0
+        while first in farm.queue("ce"):
+            assert time.monotonic() < ends
+            number += 1
+            assert client.submit(square, number, pure=False).result(TIMEOUT_S) == number**2
+        # Handed over, not computed again: that would be other bytes.
+        assert client.submit(bytes, kept).result() == before
+        eventually_sync(lambda: len(farm.queue("ce")) == 2, within_s=60)
+        assert "failed" not in repr(cluster)
+    farm.empty()

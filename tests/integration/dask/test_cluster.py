@@ -2,6 +2,7 @@
 
 import json
 import operator
+import os
 import subprocess
 import sys
 import urllib.request
@@ -262,6 +263,20 @@ def test_a_walltime_ends_a_job_and_another_one_takes_its_place(clusters):
             ),
             within_s=60,
         )
+
+
+def test_what_is_held_outlives_the_walltime_though_all_jobs_end_at_a_time(clusters):
+    with clusters.start(4, walltime="30s") as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(4, timeout=TIMEOUT_S)
+        first = set(client.scheduler_info(n_workers=-1)["workers"])
+        kept = client.map(os.urandom, [1000] * 20, pure=False)
+        before = client.gather(kept)
+        eventually_sync(
+            lambda: not first & set(client.scheduler_info(n_workers=-1)["workers"]), within_s=60
+        )
+        # Handed over, not computed again: that would be other bytes.
+        assert client.gather(client.map(bytes, kept)) == before
+        assert "failed" not in repr(cluster)
 
 
 def test_an_image_with_another_dask_is_named_at_the_first_worker(clusters):

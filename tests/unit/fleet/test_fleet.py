@@ -126,6 +126,45 @@ async def test_a_job_that_dies_is_replaced(stage):
     assert stage.fleet.snapshot().failures[0].reason == "killed by signal 9 (SIGKILL)"
 
 
+async def test_jobs_whose_walltime_is_nearly_over_are_replaced_first_and_then_hand_over(stage):
+    await stage.working(8)
+    for key in ("c7-1", "c7-2"):
+        stage.agents[key] = replace(stage.agents[key], drain_after_s=3600.0)
+    await stage.steps(2, minutes=29)
+    assert stage.words() == ["working", "working"]
+    await stage.steps(1, minutes=5)
+    stage.crew.there |= {"c7-3": 0, "c7-4": 0}
+    await stage.steps(3)
+    # Those that come are queued; nobody is there yet to take results.
+    assert stage.words() == ["leaving", "leaving", "queued", "queued"]
+    assert stage.fleet.jobs[0].leaving == "its walltime is nearly over"
+    assert stage.crew.retired == []
+    stage.site.start("c7-3")
+    stage.connect("c7-3")
+    stage.crew.there["c7-3"] = 4
+    await stage.steps(3)
+    assert sorted(stage.crew.retired) == [("c7-1", 4), ("c7-2", 4)]
+    # They end by themselves: nobody cancels them, tells them to go, or counts a failure.
+    assert not [call for call in stage.site.calls if call.method == "cancel"]
+    assert stage.crew.dismissed == []
+    for key in ("c7-1", "c7-2"):
+        stage.site.time_out(key)
+        del stage.agents[key]
+    await stage.steps(10)
+    assert stage.words() == ["ended", "ended", "working", "queued"]
+    assert stage.fleet.snapshot().failures == ()
+
+
+async def test_where_nobody_is_wanted_any_more_a_job_near_its_end_is_let_go_at_once(stage):
+    await stage.working(4)
+    stage.agents["c7-1"] = replace(stage.agents["c7-1"], drain_after_s=60.0)
+    await stage.steps(1, minutes=2)
+    stage.fleet.wanted = 0
+    await stage.steps(3)
+    assert stage.crew.retired == [("c7-1", 4)]
+    assert stage.words() == ["leaving", "ended"]
+
+
 async def test_three_equal_failures_stop_the_refill_until_retry(stage):
     stage.site.slots = 10
     stage.site.program = lambda site, job: site.fail(job.key, reason="no such image")
