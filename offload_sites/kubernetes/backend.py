@@ -163,7 +163,10 @@ class PodBackend:
         pod = await self._create("~/pods", self._kind.pod(job))
         if pod is None:
             pod = await self._api.get(f"~/pods/{job.name}")
-        await self._mark(job.name, placed=pod["metadata"]["uid"])
+        uid = pod["metadata"]["uid"]
+        if (await self._mark(job.name, placed=uid)).cancelled:
+            # Asked for while it was created, by somebody who has perhaps not seen the pod.
+            await self._delete(job.name, uid)
 
     async def _create(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the new object; None if there is one of this name."""
@@ -179,7 +182,7 @@ class PodBackend:
         for name in names:
             try:
                 record = parse_record(await self._api.get(f"~/configmaps/{name}"))
-                if not record.placed:
+                if not (record.placed or record.cancelled):
                     await self._remove(name)
             except ApiError:
                 continue
@@ -222,12 +225,27 @@ class PodBackend:
                 walltime = record.walltime if record else timedelta(days=365)
                 seen = self._kind.status(pod, walltime, warnings.get(name, ()))
                 status = with_record(seen, record)
+                if (
+                    record
+                    and (record.cancelled or record.ended)
+                    and not (seen.state.ended or trouble)
+                ):
+                    await self._end_late(record, pod)
             if record and status.state.ended and not record.ended:
                 await self._settle(record, status)
             if trouble and not status.state.ended:
                 status = replace(status, state=JobState.UNKNOWN, reason=trouble)
             found[name] = status
         return found
+
+    async def _end_late(self, record: Record, pod: Mapping[str, Any]) -> None:
+        """Delete a pod that came after its job was over: its request was still on its way."""
+        if pod["metadata"].get("deletionTimestamp"):
+            return
+        try:
+            await self._delete(record.name, pod["metadata"]["uid"])
+        except (ApiError, SiteUnavailableError) as error:
+            log.warning("site %s: cannot end job %s: %s", self._name, record.key, error)
 
     async def _vanished(self, name: str) -> JobStatus:
         """Look again: another program may have cancelled it between our two lists."""
@@ -362,9 +380,12 @@ class PodBackend:
             await self._mark(
                 record.name, cancelled=render_time(datetime.now(UTC)), **{"batch-id": batch}
             )
-        if pod is not None:
-            await self._api.delete(f"~/pods/{record.name}", uid=pod["metadata"]["uid"])
-        await self._api.delete(f"~/secrets/{record.name}")
+        # Without one in the list, too: a submit may have created it since.
+        await self._delete(record.name, pod["metadata"]["uid"] if pod else "")
+
+    async def _delete(self, name: str, uid: str) -> None:
+        await self._api.delete(f"~/pods/{name}", uid=uid)
+        await self._api.delete(f"~/secrets/{name}")
 
     async def _settle(self, record: Record, status: JobStatus) -> None:
         """Note how a job ended, and remove its secrets. What fails now is done by the next poll."""
@@ -374,9 +395,11 @@ class PodBackend:
         except (ApiError, SiteUnavailableError) as error:
             log.warning("site %s: cannot note the end of job %s: %s", self._name, record.key, error)
 
-    async def _mark(self, name: str, **marks: str) -> None:
+    async def _mark(self, name: str, **marks: str) -> Record:
+        """Set marks, and return the record with all that it has then."""
         notes = {ANNOTATION + mark: value for mark, value in marks.items() if value}
-        await self._api.patch(f"~/configmaps/{name}", {"metadata": {"annotations": notes}})
+        body = {"metadata": {"annotations": notes}}
+        return parse_record(await self._api.patch(f"~/configmaps/{name}", body))
 
     async def _remove(self, name: str) -> None:
         # The record owns the rest; but not every cluster has a garbage collector that keeps up.

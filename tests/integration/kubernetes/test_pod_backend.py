@@ -1,5 +1,6 @@
 """The back end of pods when requests fail, objects vanish, and programs are killed half-way."""
 
+import asyncio
 import contextlib
 import dataclasses
 from datetime import timedelta
@@ -15,11 +16,12 @@ from offload_sites.errors import (
     OffloadError,
     SiteUnavailableError,
 )
-from offload_sites.jobs import ImageRef, JobSpec, JobState, Resources, SiteState
+from offload_sites.jobs import ImageRef, JobHandle, JobSpec, JobState, Resources, SiteState
 from offload_sites.kubernetes import backend as backend_module
 from offload_sites.site_models import InterlinkSite, KubernetesSite, Toleration
 from tests.docs import pages
 from tests.services.kubernetes.kubelet import Kubelet
+from tests.services.kubernetes.process import PodProcess
 from tests.services.kubernetes.virtual import VirtualKubelet
 from tests.support.kubekit import TAINT, KubeKit
 from tests.support.processes import assert_no_process_below
@@ -131,6 +133,89 @@ async def test_a_submission_that_was_never_completed_is_unknown_and_can_be_cance
         # It was cancelled: it does not start now, however often it is sent.
         await backend.submit(SPEC, {"c-1": {}})
         assert [one["metadata"]["name"] for one in await kit.pods()] == ["cluster-c-2"]
+
+
+async def test_a_job_that_is_cancelled_while_its_pod_is_created_is_canceled(kit):
+    """Somebody else has looked before the pod was there, and marks the record before it is placed."""
+    async with plain(kit) as backend:
+        create = kit.fake._create
+
+        def cancelled_meanwhile(resource, namespace, value):
+            if resource.plural == "pods":
+                name = value["metadata"]["name"]
+                notes = {"interlink-offload/cancelled": "2030-01-01T12:00:00Z"}
+                kit.fake.edit("configmaps", name, {"metadata": {"annotations": notes}}, namespace)
+            return create(resource, namespace, value)
+
+        kit.fake._create = cancelled_meanwhile
+        (handle,) = (await backend.submit(SPEC, {"c-1": {"s": b"x"}})).values()
+        assert (await backend.status([handle]))[handle].state is JobState.CANCELED
+        assert not await kit.pods()
+        assert not await kit.secrets()
+
+
+async def test_a_pod_that_is_created_while_its_job_is_cancelled_goes(kit):
+    """The other way round: the pod comes after those who cancel have looked."""
+    async with plain(kit) as backend:
+        kit.fake.faults.append(lambda call: 503 if call.resource == "pods" else None)
+        with pytest.raises(SiteUnavailableError):
+            await backend.submit(SPEC, {"c-1": {}})
+        kit.fake.faults.clear()
+
+        def comes(call):
+            if call.verb == "patch":
+                kit.fake.faults.clear()
+                kit.fake.add("pods", pod_named("cluster-c-1"), kit.namespace)
+
+        kit.fake.faults.append(comes)
+        handle = JobHandle("cluster", "cluster-c-1")
+        await backend.cancel([handle])
+        assert (await backend.status([handle]))[handle].state is JobState.CANCELED
+        assert not await kit.pods()
+
+
+async def test_a_pod_whose_request_comes_after_its_job_was_cancelled_is_ended(kit):
+    """A program that was killed while it submitted: the request was still on its way."""
+    async with plain(kit) as backend:
+        (handle,) = (await backend.submit(SPEC, {"c-1": {}})).values()
+        await backend.cancel([handle])
+        await until(backend, handle, JobState.CANCELED)
+        labels = {"interlink-offload/site": "cluster", "interlink-offload/job": handle.native_id}
+        await kit.client.ask(
+            "POST",
+            f"/api/v1/namespaces/{kit.namespace}/pods",
+            pod_named(handle.native_id, labels=labels),
+        )
+        await until(backend, handle, JobState.CANCELED)
+        assert not await kit.pods()
+
+
+def pod_named(name, **meta):
+    container = {"name": "c", "image": "example.org/c:1", "command": ["sleep", "3600"]}
+    return {"metadata": {"name": name, **meta}, "spec": {"containers": [container]}}
+
+
+async def test_a_pod_that_is_deleted_while_its_process_starts_goes_and_its_process_with_it(
+    kit, monkeypatch
+):
+    await kit.kubelet(Kubelet)
+    start = PodProcess.start
+
+    async def deleted():
+        return any("deletionTimestamp" in pod["metadata"] for pod in await kit.pods())
+
+    async def late(process):
+        starting.set()
+        await eventually(deleted)
+        await start(process)
+
+    starting = asyncio.Event()
+    monkeypatch.setattr(PodProcess, "start", late)
+    async with plain(kit) as backend:
+        (handle,) = (await backend.submit(SPEC, {"c-1": {}})).values()
+        await starting.wait()
+        await backend.cancel([handle])
+        await until(backend, handle, JobState.CANCELED)
 
 
 async def test_a_refusal_leaves_nothing_behind(kit):

@@ -53,6 +53,7 @@ class Kubelet:
     """
 
     version = "v1.36.1"
+    beat_s = 1.0
 
     def __init__(
         self,
@@ -88,16 +89,19 @@ class Kubelet:
         await self._serve()
         await self._register()
         self._follower = asyncio.create_task(self._follow())
+        self._heart = asyncio.create_task(self._beat())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._follower.cancel()
+        self._heart.cancel()
         for process in self.processes.values():
             process.signal(10)
         await asyncio.gather(*(p.wait() for p in self.processes.values()))
         for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(self._follower, *self._tasks.values(), return_exceptions=True)
+        tasks = (self._follower, self._heart, *self._tasks.values())
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._runner.cleanup()
         with contextlib.suppress(ApiError, aiohttp.ClientError):
             await self.client.ask("DELETE", f"/api/v1/nodes/{self.name}")
@@ -146,6 +150,18 @@ class Kubelet:
         }
         await self.client.apply(f"/api/v1/nodes/{self.name}/status", {"status": status})
 
+    async def _beat(self) -> None:
+        """Report again and again: a node that is silent for long is given up by the control plane."""
+        while True:
+            await asyncio.sleep(self.beat_s)
+            if self.silent:
+                continue
+            with contextlib.suppress(ApiError, aiohttp.ClientError, OSError):
+                await self.report()
+                for pod in self._pods.values():
+                    if _ready_was_taken(pod):
+                        await self.tell(pod, {"conditions": [_condition("Ready", True, "", "")]})
+
     def conditions(self, ready: bool) -> list[dict[str, str]]:
         return [node_condition("Ready", ready, "KubeletReady", "kubelet is posting ready status")]
 
@@ -181,9 +197,12 @@ class Kubelet:
             self._tasks[key] = asyncio.create_task(self._delete(pod))
 
     async def _delete(self, pod: dict[str, Any]) -> None:
-        process = self.processes.get(pod["metadata"]["uid"])
+        uid = pod["metadata"]["uid"]
+        process = self.processes.get(uid)
         if process is not None:
             await process.end(float(pod["metadata"].get("deletionGracePeriodSeconds") or 0))
+        else:
+            self._tasks[uid].cancel()  # it has not come so far, and shall not
         await self.finish_deletion(pod)
 
     async def finish_deletion(self, pod: dict[str, Any]) -> None:
@@ -385,6 +404,15 @@ def _condition(kind: str, good: bool, reason: str, message: str) -> dict[str, st
         "message": message,
         "lastTransitionTime": now(),
     }
+
+
+def _ready_was_taken(pod: dict[str, Any]) -> bool:
+    """Tell whether the control plane has declared a pod not ready, as its node was silent."""
+    status = pod["status"]
+    running = any(one.get("ready") for one in status.get("containerStatuses") or [])
+    return running and any(
+        one["type"] == "Ready" and one["status"] == "False" for one in status.get("conditions", [])
+    )
 
 
 def node_condition(kind: str, good: bool, reason: str, message: str) -> dict[str, str]:

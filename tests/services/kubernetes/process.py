@@ -41,6 +41,8 @@ class PodProcess:
         self._env = dict(env)
         self._mounts = mounts
         self._process: asyncio.subprocess.Process | None = None
+        self._started = asyncio.Event()
+        self._early: int | None = None
 
     async def start(self) -> None:
         for path, folder in self._mounts.items():
@@ -66,20 +68,30 @@ class PodProcess:
         }
         path = self.place / "container.json"
         path.write_text(json.dumps(spec))
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-I", "-S", str(_SHIM), str(path)),
-            start_new_session=True,
-            # Until it can pass signals on, they wait.
-            preexec_fn=_block_signals,
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-I", "-S", str(_SHIM), str(path)),
+                start_new_session=True,
+                # Until it can pass signals on, they wait.
+                preexec_fn=_block_signals,
+            )
+        finally:
+            self._started.set()
+        if self._early is not None:
+            self.signal(self._early)
 
     async def wait(self) -> int:
+        """Return its exit code once it has ended; it may be started later."""
+        await self._started.wait()
         assert self._process is not None
         return await self._process.wait()
 
     def signal(self, number: int) -> None:
-        if self._process is not None and self._process.returncode is None:
+        """Send it a signal, which it gets as it starts if it has not."""
+        if self._process is None:
+            self._early = number
+        elif self._process.returncode is None:
             self._process.send_signal(number)
 
     async def end(self, grace_s: float) -> int:

@@ -269,6 +269,9 @@ class VirtualKubelet(Kubelet):
                     await self.report(bool(self.pinged))
             await asyncio.sleep(self.ping_s)
 
+    async def _beat(self) -> None:
+        """Do nothing: pings are its heartbeat."""
+
     def conditions(self, ready: bool) -> list[dict[str, str]]:
         connected = bool(self.pinged)
         reason = "InterlinkPingSuccessful" if connected else "InterlinkPingFailed"
@@ -369,7 +372,7 @@ class VirtualKubelet(Kubelet):
             match = request.match_info
             if (meta["namespace"], meta["name"]) == (match["space"], match["pod"]):
                 job = self.plugin.jobs.get(uid)
-                if job is not None:
+                if job is not None and job.begun:
                     self.processes[uid] = job.process
         return await super()._logs(request)
 
