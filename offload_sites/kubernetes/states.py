@@ -9,6 +9,7 @@ Theory of operation
     Pending   waiting: created, image pulled       QUEUED   it is being started
     Pending   waiting: image or setup is wrong     HELD     nothing happens until somebody acts
     Running                                        RUNNING
+    Running   ready, but its pod is not            UNKNOWN  its node is silent
     Succeeded                                      COMPLETED
     Failed    exit code EXIT_WALLTIME, or deadline TIMED_OUT
     Failed    otherwise                            FAILED
@@ -17,7 +18,12 @@ Theory of operation
     gone      record: placed                       CANCELED by somebody else
     gone      record without a mark, or none       UNKNOWN
 
-Sources: Kubernetes 1.36, "Pod Lifecycle"; reasons from kubelet's `images`, `eviction`, `nodeshutdown`.
+A pod on a node that has died stays as its kubelet last told, until somebody removes the node: not even
+a deletion ends it, since that is for the kubelet to confirm. All that the control plane does is to
+declare the pod not ready, and it gives no reason.
+
+Sources: Kubernetes 1.36, "Pod Lifecycle"; reasons from kubelet's `images`, `eviction`, `nodeshutdown`;
+1.33, pkg/controller/util/node/controller_utils.go, `MarkPodsNotReady`.
 """
 
 from __future__ import annotations
@@ -152,7 +158,8 @@ def with_record(status: JobStatus, record: Record | None) -> JobStatus:
             since=record.cancelled,
         )
     if record.cancelled:
-        return replace(status, reason="it is being cancelled")
+        silent = status.reason if status.state is JobState.UNKNOWN else ""
+        return replace(status, reason="; ".join(filter(None, ("it is being cancelled", silent))))
     return status
 
 
@@ -241,15 +248,19 @@ def _unschedulable(state: Mapping[str, Any]) -> str:
 
 def _running(pod: Mapping[str, Any]) -> JobStatus:
     state = pod.get("status") or {}
+    containers = state.get("containerStatuses") or []
     since = parse_time(state.get("startTime"))
-    for one in state.get("containerStatuses") or []:
+    for one in containers:
         started = ((one.get("state") or {}).get("running") or {}).get("startedAt")
         since = parse_time(started) or since
     for condition in state.get("conditions") or []:
-        # Set by the control plane: the kubelet of the node is silent, the pod may well go on.
-        if condition.get("reason") in {"NodeNotReady", "NodeLost"}:
+        # A kubelet says the same of a pod and of its containers. Who says that the pod is not ready,
+        # and not why, is the control plane, which has not heard from the kubelet.
+        taken = condition.get("type") == "Ready" and condition.get("status") == "False"
+        if taken and not condition.get("reason") and any(one.get("ready") for one in containers):
+            gone = parse_time(condition.get("lastTransitionTime"))
             reason = "its node does not answer; it may still run there"
-            return JobStatus(JobState.UNKNOWN, reason, said=str(condition.get("message") or ""))
+            return JobStatus(JobState.UNKNOWN, reason, since=gone)
     return JobStatus(JobState.RUNNING, since=since)
 
 

@@ -21,6 +21,7 @@ from tests.services.kubernetes.api import FakeApi
 from tests.services.kubernetes.client import Client
 from tests.services.kubernetes.jobs import run_jobs
 from tests.services.kubernetes.kubelet import Kubelet
+from tests.services.kubernetes.lifecycle import watch_nodes
 from tests.services.kubernetes.scheduler import schedule
 from tests.support.waiting import eventually
 
@@ -59,7 +60,7 @@ class KubeKit:
             self.kubeconfig.write_text(self.fake.kubeconfig(self.namespace))
         self.client = await self._stack.enter_async_context(Client(str(self.kubeconfig)))
         await self.client.ask("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
-        self._stack.push_async_callback(self._remove_namespace)
+        self._stack.push_async_callback(self._remove, f"/api/v1/namespaces/{self.namespace}")
         if self.fake:
             self._run(schedule)
         else:
@@ -74,6 +75,30 @@ class KubeKit:
         if self.fake:
             self._run(run_jobs)
 
+    def with_node_control(self) -> None:
+        """See to it that silent nodes are noticed, and pods of nodes that are gone are removed."""
+        if self.fake:
+            self._run(watch_nodes)
+
+    async def volume_for(self, claim: str) -> None:
+        """See to it that a claim of this name and of no storage class gets its volume.
+
+        The fake binds every claim; a cluster may have nothing that makes volumes.
+        """
+        if self.fake:
+            return
+        name = f"{self.namespace}-{claim}"
+        spec = {
+            "capacity": {"storage": "10Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"namespace": self.namespace, "name": claim},
+            "hostPath": {"path": "/offload-test"},  # the nodes of tests have folders of their own
+        }
+        volumes = "/api/v1/persistentvolumes"
+        await self.client.ask("POST", volumes, {"metadata": {"name": name}, "spec": spec})
+        self._stack.push_async_callback(self._remove, f"{volumes}/{name}")
+
     def _run(self, controller: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.create_task(controller(self.client))
         self._stack.push_async_callback(_cancel, task)
@@ -86,9 +111,9 @@ class KubeKit:
             context["context"]["namespace"] = self.namespace
         self.kubeconfig.write_text(yaml.safe_dump(text))
 
-    async def _remove_namespace(self) -> None:
+    async def _remove(self, path: str) -> None:
         with contextlib.suppress(ApiError, OSError):
-            await self.client.ask("DELETE", f"/api/v1/namespaces/{self.namespace}")
+            await self.client.ask("DELETE", path)
 
     async def kubelet(
         self, make: Callable[..., Kubelet] = Kubelet, *, name: str = "", **options: Any

@@ -58,10 +58,29 @@ def test_a_running_pod_says_since_when_and_where():
 
 
 def test_a_pod_on_a_silent_node_is_unknown_and_not_at_its_end():
-    conditions = [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]
-    status = look("Running", state={"running": {}}, conditions=conditions)
+    since = "2030-01-01T11:00:00Z"
+    conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": since}]
+    running = {"name": "job", "ready": True, "state": {"running": {}}}
+    silent = pod("Running", conditions=conditions, containerStatuses=[running])
+    status = status_of_pod(silent, WALLTIME)
     assert status.state is JobState.UNKNOWN
     assert "does not answer" in status.reason
+    assert status.since == NOON - timedelta(hours=1)
+    cancelled = with_record(status, replace(RECORD, placed="u1", cancelled=NOON))
+    assert cancelled.reason.startswith("it is being cancelled; its node does not answer")
+
+
+@pytest.mark.parametrize(
+    ("reason", "ready"),
+    [("ContainersNotReady", False), ("", False), ("ReadinessGatesNotReady", True)],
+)
+def test_a_pod_that_its_own_kubelet_calls_not_ready_runs(reason, ready):
+    conditions = [{"type": "Ready", "status": "False", "reason": reason}]
+    running = {"name": "job", "ready": ready, "state": {"running": {}}}
+    status = status_of_pod(
+        pod("Running", conditions=conditions, containerStatuses=[running]), WALLTIME
+    )
+    assert status.state is JobState.RUNNING
 
 
 @pytest.mark.parametrize(
