@@ -46,7 +46,6 @@ def pod(name, **spec):
 
 async def test_a_name_is_taken_once_and_versions_move_on(kit):
     first = await config(kit, "a", data={"x": "1"})
-    assert (await refused(kit, "POST", f"{kit.base}/configmaps", first)).status in (409, 422, 400)
     again = await refused(kit, "POST", f"{kit.base}/configmaps", {"metadata": {"name": "a"}})
     assert (again.status, again.reason) == (409, "AlreadyExists")
     changed = await kit.client.ask(

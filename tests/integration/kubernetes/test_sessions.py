@@ -68,6 +68,7 @@ c.KubeSpawner.cmd = ["jupyterhub-singleuser", "--allow-root"]
 c.KubeSpawner.port = {port}
 c.KubeSpawner.storage_pvc_ensure = True
 c.KubeSpawner.storage_capacity = "10Gi"
+c.KubeSpawner.storage_class = ""
 c.KubeSpawner.volumes = [
     {{"name": "home", "persistentVolumeClaim": {{"claimName": "{{pvc_name}}"}}}}]
 c.KubeSpawner.volume_mounts = [{{"name": "home", "mountPath": "/home/jovyan"}}]
@@ -113,6 +114,9 @@ class PodHub(HubKit):
     def ask(self, method, path, body=None, **query):
         base = f"/api/v1/namespaces/{self.kube.namespace}/"
         return self.thread.run(self.kube.client.ask(method, base + path, body, **query))
+
+    def volume_of(self, user):
+        self.thread.run(self.kube.volume_for(f"claim-{user}"))
 
     def claims(self):
         return [c["metadata"]["name"] for c in self.ask("GET", "persistentvolumeclaims")["items"]]
@@ -282,6 +286,7 @@ def test_a_session_that_waits_too_long_is_moved_to_the_next_site_and_says_so(hub
 
 def test_a_session_on_the_hubs_machines_is_a_pod_with_its_users_volume(hub):
     hub.add_user("jo")
+    hub.volume_of("jo")
     answer = hub.spawn("jo", profile="pods")
     assert answer.status_code in (201, 202), pretty(answer)
     hub.wait_ready("jo")
@@ -298,6 +303,7 @@ def test_a_session_on_the_hubs_machines_is_a_pod_with_its_users_volume(hub):
 
 def test_a_pod_of_the_hub_survives_its_restart(hub):
     hub.add_user("kim")
+    hub.volume_of("kim")
     hub.spawn("kim", profile="pods")
     hub.wait_ready("kim")
     with new_kernel(hub, "kim") as (kernel, socket):
