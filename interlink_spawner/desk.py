@@ -278,16 +278,30 @@ class Desk:
 
     # --- jobs that nobody needs ------------------------------------------------------------------
 
-    def bury(self, backend: SiteBackend, key: str, handle: JobHandle | None) -> None:
-        """Go on asking a site to end a job, until it says that the job is over."""
+    def bury(
+        self, backend: Callable[[], Awaitable[SiteBackend]], key: str, handle: JobHandle | None
+    ) -> None:
+        """Go on asking a site to end a job, until it says that the job is over.
+
+        Parameters
+        ----------
+        backend : callable
+            Returns how the site is reached; may raise OffloadError while it cannot be.
+        key : str
+            Of the job.
+        handle : JobHandle or None
+            The site's name for it, if it is known.
+        """
         self.keep(self._bury(backend, key, handle), f"end {key}")
 
-    async def _bury(self, backend: SiteBackend, key: str, handle: JobHandle | None) -> None:
+    async def _bury(
+        self, backend: Callable[[], Awaitable[SiteBackend]], key: str, handle: JobHandle | None
+    ) -> None:
         until = self.clock() + _BURY_FOR
         while self.clock() < until:
             with contextlib.suppress(OffloadError, TimeoutError):
                 async with asyncio.timeout(_HEALTH_WITHIN_S):
-                    if await _is_over(backend, key, handle):
+                    if await _is_over(await backend(), key, handle):
                         log.info("job %s: the site says that it is over", key)
                         return
             await asyncio.sleep(_BURY_EVERY_S)

@@ -26,7 +26,11 @@ from offload_sites.units import render_duration
 
 __all__ = [
     "End",
+    "Moved",
+    "Refused",
+    "SessionEnded",
     "ended_job",
+    "ended_late",
     "ended_queue",
     "ended_refused",
     "ended_start",
@@ -136,6 +140,27 @@ class End:
         }
 
 
+class SessionEnded(Exception):  # noqa: N818  # it is not always an error
+    """A session is over, without its user having asked for it."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.heading)
+        self.end = end
+
+
+class Refused(SessionEnded):
+    """Its site did not take it, and nothing of it is queued: another site may."""
+
+
+class Moved(Exception):  # noqa: N818  # it is no error
+    """A session waited too long, and its site has let it go: it is to be sent to another one."""
+
+    def __init__(self, site: str, why: str) -> None:
+        super().__init__(why)
+        self.site = site
+        self.why = why
+
+
 def load_end(value: object) -> End | None:
     """Return the end that `End.dump` wrote; None if this release cannot read it."""
     if not isinstance(value, Mapping):
@@ -221,6 +246,24 @@ def ended_start(session: Session, limit_text: str, now: datetime) -> End:
         who=session.site_title,
         said=session.status.said or session.status.reason,
         todo=_sentences([hint]),
+        retry=True,
+    )
+
+
+def ended_late(session: Session, limit_text: str, now: datetime) -> End:
+    """Return the end of a session that nobody can say anything of, past all that it may take."""
+    site = session.site_title
+    silent = f"{site} does not answer" if session.silent_since else "the job cannot be reached"
+    return End(
+        session,
+        now,
+        heading=f"Your server did not start within {limit_text}: {silent}",
+        lead=f"Your {session.title} server did not start. Its job was ended, as far as possible.",
+        word="Given up",
+        note=f"After {limit_text}",
+        who=site,
+        said=session.silence or session.status.said or session.status.reason,
+        todo=_sentences(["Try again later, or choose a profile at another site."]),
         retry=True,
     )
 

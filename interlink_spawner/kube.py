@@ -11,7 +11,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import kubespawner.spawner
@@ -20,13 +21,18 @@ from kubespawner.clients import load_config, shared_client
 
 from offload_sites.catalog import KubernetesSite, Toleration
 from offload_sites.jobs import JobState
+from offload_sites.kubernetes.naming import parse_time
 from offload_sites.kubernetes.states import status_of_pod
 from offload_sites.resolve import Resolved
+from offload_sites.units import render_duration
 from offload_sites.wording import shorten
 
 __all__ = [
+    "PodFailed",
+    "PodWatch",
     "api_words",
     "connect",
+    "failure_words",
     "keep_watching",
     "pod_settings",
     "why_not",
@@ -93,6 +99,97 @@ def why_not(pod: Mapping[str, Any] | None) -> tuple[str, bool]:
     said = f" ({status.said})" if status.said else ""
     hint = f"; {status.hint}" if status.hint else ""
     return f"{status.reason}{said}{hint}", status.state.ended
+
+
+class PodFailed(Exception):  # noqa: N818  # it becomes the hub's error
+    """A pod will not run; the message says why.
+
+    Parameters
+    ----------
+    why : str
+        As far as the cluster says so.
+    within : timedelta or None
+        The time that is over; None if it failed by itself.
+    """
+
+    def __init__(self, why: str, within: timedelta | None = None) -> None:
+        super().__init__(why)
+        self.within = within
+
+
+@dataclass
+class PodWatch:
+    """Says when a pod that is being started is not worth waiting for any longer.
+
+    Parameters
+    ----------
+    asked : datetime
+        When it was asked for. Aware UTC.
+    queue : timedelta
+        How long it may be without a node.
+    start : timedelta
+        How long it may take on its node, for its volumes and its image; and be missing.
+    """
+
+    asked: datetime
+    queue: timedelta
+    start: timedelta
+
+    def __post_init__(self) -> None:
+        self._seen = self.asked
+
+    @property
+    def most(self) -> timedelta:
+        """The most that it may take in all."""
+        return self.queue + self.start
+
+    def check(self, pod: Mapping[str, Any] | None, now: datetime) -> None:
+        """Do nothing while a pod that does not run yet may still do so.
+
+        Parameters
+        ----------
+        pod : mapping or None
+            As the API has it; None if it has none.
+        now : datetime
+            Aware UTC.
+
+        Raises
+        ------
+        PodFailed
+            It never will, or its time is over.
+        """
+        if pod is None:
+            self._end_if_over(self._seen, self.start, "its pod is not there", now)
+            return
+        self._seen = now
+        why, final = why_not(pod)
+        if final:
+            raise PodFailed(why)
+        if not pod["spec"].get("nodeName"):
+            self._end_if_over(self.asked, self.queue, why, now)
+        else:
+            # The clock of the cluster may be wrong.
+            placed = max(_placed(pod) or self.asked, self.asked)
+            self._end_if_over(min(placed, now), self.start, why, now)
+
+    @staticmethod
+    def _end_if_over(since: datetime, within: timedelta, why: str, now: datetime) -> None:
+        if now > since + within:
+            raise PodFailed(why, within)
+
+
+def _placed(pod: Mapping[str, Any]) -> datetime | None:
+    """Return when a pod was given its node, if the cluster says so."""
+    for condition in (pod.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "True":
+            return parse_time(condition.get("lastTransitionTime"))
+    return None
+
+
+def failure_words(site: str, why: str, within: timedelta | None) -> str:
+    """Return what users read of a pod that did not start at the site with the title `site`."""
+    time = f" within {render_duration(within)}" if within is not None else ""
+    return f"The pod did not start at {site}{time}: {why or 'the cluster does not say why'}."
 
 
 def api_words(error: ApiException) -> str:

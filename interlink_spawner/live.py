@@ -17,16 +17,20 @@ from datetime import datetime, timedelta
 
 from interlink_spawner.desk import Desk
 from interlink_spawner.failures import (
-    End,
+    Moved,
+    Refused,
+    SessionEnded,
     ended_job,
+    ended_late,
     ended_queue,
     ended_refused,
     ended_start,
 )
 from interlink_spawner.poller import Poller
-from interlink_spawner.session import Session, Stage
+from interlink_spawner.session import Session, Stage, record_of
 from interlink_spawner.session_job import session_owner
 from offload_relay.owner import Owner
+from offload_sites.backend import SiteBackend
 from offload_sites.errors import (
     JobRejectedError,
     NotAuthorizedError,
@@ -34,10 +38,9 @@ from offload_sites.errors import (
     SiteUnavailableError,
 )
 from offload_sites.jobs import AgentState, AgentStatus, JobSpec, JobState, JobStatus, SecretFiles
-from offload_sites.ledger import JobRecord
 from offload_sites.units import render_duration
 
-__all__ = ["LiveSession", "Moved", "Refused", "SessionEnded"]
+__all__ = ["LiveSession"]
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +49,6 @@ _RETRY_MOST_S = 30.0
 _PROBE_S = 0.2
 _LEAVE_WITHIN = timedelta(minutes=1)
 _LEASE_SPARE = timedelta(hours=24)
-
-
-class SessionEnded(Exception):  # noqa: N818  # it is not always an error
-    """A session is over, without its user having asked for it."""
-
-    def __init__(self, end: End) -> None:
-        super().__init__(end.heading)
-        self.end = end
-
-
-class Refused(SessionEnded):
-    """Its site did not take it, and nothing of it is queued: another site may."""
-
-
-class Moved(Exception):  # noqa: N818  # it is no error
-    """A session waited too long, and its site has let it go: it is to be sent to another one."""
-
-    def __init__(self, site: str, why: str) -> None:
-        super().__init__(why)
-        self.site = site
-        self.why = why
 
 
 class LiveSession:
@@ -78,9 +60,10 @@ class LiveSession:
         What is known of it.
     desk : Desk
         What this hub shares.
-    poller : Poller or None
-        Of its site; None for a site that is not in the catalog any more. The relay alone then says
-        how it is.
+    find_poller : callable
+        Returns the poller of its site, or raises OffloadError: the site is not in the catalog any more,
+        or the catalog cannot be read. Asked again until it is there; so long the relay alone says
+        how the session is.
     on_change : callable
         Called with the session whenever it has moved on; stores it.
     watch : callable
@@ -91,13 +74,14 @@ class LiveSession:
         self,
         session: Session,
         desk: Desk,
-        poller: Poller | None,
+        find_poller: Callable[[], Awaitable[Poller]],
         on_change: Callable[[Session], None] = lambda _: None,
         *,
         watch: Callable[..., Owner] = Owner,
     ) -> None:
         self.session = session
-        self.poller = poller
+        self.poller: Poller | None = None
+        self._find_poller = find_poller
         self._desk = desk
         self._on_change = on_change
         self._watch = watch
@@ -120,7 +104,17 @@ class LiveSession:
         # hub and the relay may both have been restarted since they were told.
         for left in session.left_keys:
             await self._owner.gone([left], "its session has gone to another site")
-        self._listen()
+        await self.seek()
+
+    async def seek(self) -> None:
+        """Begin to listen to the site, if that was not possible so far."""
+        if self.poller is None:
+            with contextlib.suppress(OffloadError):
+                poller = await self._find_poller()
+                # Somebody else may have been faster, or it is not followed any more.
+                if self.poller is None and self._owner is not None:
+                    self.poller = poller
+                    self._listen()
 
     async def close(self) -> None:
         """Stop listening; touches no job."""
@@ -291,6 +285,7 @@ class LiveSession:
         """
         while True:
             now = self._desk.clock()
+            await self.seek()
             if self.session.leaving_for:  # a hub that starts again goes on with it here
                 await self._leave()
             if self.session.ended:
@@ -328,8 +323,13 @@ class LiveSession:
 
     def _check_limits(self, now: datetime, start_limit: timedelta) -> None:
         session = self.session
-        if session.agent.state is AgentState.LOST or session.ready:
-            return  # it has come once: its agent comes back by itself, or ends the job
+        if session.ready:
+            return
+        if now > session.queue_until + start_limit:  # the hub waits a little longer, and knows less
+            limit = render_duration(session.queue_budget + start_limit)
+            raise SessionEnded(ended_late(session, limit, now))
+        if session.agent.state is AgentState.LOST:
+            return  # it has come once: it comes back by itself, or ends the job
         since = session.marks.get(Stage.STARTING)
         # Nobody can say how long a job runs while its site is silent.
         if since is not None and session.silent_since is None and now > since + start_limit:
@@ -364,11 +364,9 @@ class LiveSession:
         """
         if self._owner is not None:
             await self._owner.gone([self.session.key], reason)
-        if self.poller is None:
-            return not self._is_alive()
         try:
             async with asyncio.timeout(within.total_seconds()):
-                await self._cancel(self.poller)
+                await self._cancel(await self._poller_there())
                 while not self.session.status.state.ended:
                     await self.changed()
         except (OffloadError, TimeoutError):
@@ -377,9 +375,16 @@ class LiveSession:
                 self.session.handle or "?",
                 self.session.key,
             )
-            self._desk.bury(self.poller.backend, self.session.key, self.session.handle)
+            self._desk.bury(self._backend, self.session.key, self.session.handle)
             return False
         return True
+
+    async def _poller_there(self) -> Poller:
+        await self.seek()
+        return self.poller or await self._find_poller()
+
+    async def _backend(self) -> SiteBackend:
+        return (await self._poller_there()).backend
 
     async def finish(self, *, within: timedelta = timedelta(minutes=1)) -> None:
         """See that the job is over, whoever has ended it, and stop listening."""
@@ -403,38 +408,17 @@ class LiveSession:
         await poller.backend.cancel([self.session.handle])
         poller.hurry()
 
-    def _is_alive(self) -> bool:
-        return self.session.agent.state is AgentState.CONNECTED
-
     async def logs(self, tail_bytes: int = 32768) -> str:
         """Return the end of what the job has printed; empty if the site has nothing."""
-        if self.poller is None or self.session.handle is None:
+        if self.session.handle is None:
             return ""
         try:
             async with asyncio.timeout(10):
-                logs = await self.poller.backend.logs(self.session.handle, tail_bytes=tail_bytes)
+                backend = await self._backend()
+                logs = await backend.logs(self.session.handle, tail_bytes=tail_bytes)
         except (OffloadError, TimeoutError):
             return ""
         return logs.stdout + logs.stderr
-
-
-def record_of(session: Session) -> JobRecord:
-    """Return what the ledger keeps of a session."""
-    return JobRecord(
-        key=session.key,
-        user=session.user,
-        site=session.site,
-        profile=session.profile,
-        purpose="session",
-        submitted=session.asked,
-        image=session.image,
-        group=session.server,
-        resources=session.resources,
-        handle=str(session.handle) if session.handle else "",
-        state=session.status.state,
-        agent=session.agent.state,
-        reason=session.agent.ended or session.status.reason,
-    )
 
 
 def _telling(session: Session) -> Mapping[str, object]:

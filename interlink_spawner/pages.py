@@ -41,8 +41,16 @@ def render_progress(page: Progress) -> str:
     return _render("offload/progress.html", page=page)
 
 
-async def render_form(spawner: InterLinkSpawner) -> str:
-    """Return the spawn form for the user of `spawner`, as HTML without its `form` element."""
+async def render_form(spawner: InterLinkSpawner, wanted: object = None) -> str:
+    """Return the spawn form for the user of `spawner`, as HTML without its `form` element.
+
+    Parameters
+    ----------
+    spawner : InterLinkSpawner
+        Whose user, groups and last options they are.
+    wanted : object
+        Options that were chosen just now, in vain; the form keeps them.
+    """
     try:
         desk = spawner.desk
         await desk.started()
@@ -62,7 +70,7 @@ async def render_form(spawner: InterLinkSpawner) -> str:
         seen=seen,
         waits=desk.waits,
         last=spawner.orm_spawner.user_options,
-        wanted=spawner.take_wanted(),
+        wanted=wanted,
         now=desk.clock(),
     )
     return _render("offload/form.html", form=form)

@@ -1,15 +1,28 @@
-"""KubeSpawner, for a hub that may have no Kubernetes at all."""
+"""KubeSpawner, for a hub that may have no Kubernetes at all, and whose pods say why they do not start."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kubernetes_asyncio.client import ApiException
 from kubespawner import KubeSpawner
 from traitlets import default
 
 from interlink_spawner import kube
+from interlink_spawner.spawn_failed import SpawnFailed, uncount
+from offload_sites.catalog import KubernetesSite
+from offload_sites.resolve import Resolved
 
 __all__ = ["PodSpawner"]
+
+_ADDED_TO = (
+    *("environment", "node_selector", "extra_pod_config"),
+    *("extra_resource_limits", "extra_resource_guarantees", "extra_labels"),
+)
+_LISTS = ("tolerations", "image_pull_secrets")
 
 
 class PodSpawner(KubeSpawner):
@@ -17,6 +30,10 @@ class PodSpawner(KubeSpawner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._api: Any = None
+        #: Whether its server is a pod, for KubeSpawner to look after.
+        self.is_pod = False
+        self._watch: kube.PodWatch | None = None  # while a pod of the catalog is being started
+        self._pod_start: timedelta | None = None
         with kube.without_kubernetes():
             super().__init__(*args, **kwargs)
 
@@ -48,3 +65,82 @@ class PodSpawner(KubeSpawner):
         reflector = await super()._start_reflector(*args, **kwargs)
         kube.keep_watching(reflector, self.log)
         return reflector
+
+    # --- its start -------------------------------------------------------------------------------
+
+    @property
+    def pod_start(self) -> timedelta:
+        """How long a pod may take on its node, as the administrator has set `start_timeout`."""
+        if self._pod_start is None:
+            self._pod_start = timedelta(seconds=self.start_timeout)
+        return self._pod_start
+
+    async def start_as_kubespawner(self) -> str:
+        """Start KubeSpawner's own pod, whatever it is set up for; return its URL."""
+        self.is_pod = True
+        return str(await super()._start())
+
+    async def start_pod(
+        self, resolved: Resolved, site: KubernetesSite, service_url: str, asked: datetime
+    ) -> str:
+        """Let KubeSpawner start its pod with what was asked for; return its URL.
+
+        Parameters
+        ----------
+        resolved : Resolved
+            The user's choice.
+        site : KubernetesSite
+            Where.
+        service_url : str
+            The offload service as pods reach it; empty if there is none.
+        asked : datetime
+            When it was asked for; it may have waited at another site since. Aware UTC.
+
+        Raises
+        ------
+        SpawnFailed
+            The pod never will run, or does not within its time: why, as far as Kubernetes says so.
+        """
+        self._set_up(resolved, site, service_url)
+        watch = self._watch = kube.PodWatch(asked, resolved.queue_budget, self.pod_start)
+        left = asked + watch.most - datetime.now(UTC)
+        try:
+            # The API may hang, too, and then nobody asks whether the pod runs.
+            async with asyncio.timeout(left.total_seconds()):
+                return await self.start_as_kubespawner()
+        except ApiException as error:
+            self.log.exception("%s: the pod could not be started", self._log_name)
+            raise self._pod_failed(site.title, kube.api_words(error)) from error
+        except kube.PodFailed as error:
+            raise self._pod_failed(site.title, str(error), error.within) from error
+        except TimeoutError as error:
+            why, _ = kube.why_not(self._pod_seen())
+            raise self._pod_failed(site.title, why or str(error), watch.most) from error
+        finally:
+            self._watch = None
+
+    def _set_up(self, resolved: Resolved, site: KubernetesSite, service_url: str) -> None:
+        present = {name: getattr(self, name) for name in _ADDED_TO}
+        for name in _LISTS:
+            present[name] = list(self._sorted_dict_values(getattr(self, name)) or [])
+        for name, value in kube.pod_settings(resolved, site, present, service_url).items():
+            setattr(self, name, value)
+
+    def _pod_seen(self) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.pod_reflector.pods.get(
+            f"{self.namespace}/{self.pod_name}"
+        )
+        return found
+
+    def _pod_failed(self, site: str, why: str, within: timedelta | None = None) -> SpawnFailed:
+        uncount(self.handler)
+        return SpawnFailed(424, kube.failure_words(site, why, within))
+
+    def is_pod_running(self, pod: Any) -> bool:
+        """Tell whether a pod runs; raise if it never will, or takes longer than it may to."""
+        # KubeSpawner fails, and leaves the pod behind, where one that runs has no address yet.
+        if pod and pod["status"].get("podIP") and super().is_pod_running(pod):
+            return True
+        if self._watch is not None:
+            self._watch.check(pod, datetime.now(UTC))
+        return False

@@ -28,8 +28,9 @@ from offload_sites.jobs import (
     JobStatus,
     Resources,
 )
+from offload_sites.ledger_records import JobRecord
 
-__all__ = ["Session", "Stage", "load_session"]
+__all__ = ["Session", "Stage", "load_session", "record_of"]
 
 
 class Stage(enum.Enum):
@@ -153,10 +154,15 @@ class Session:
         return self.runs_since + self.walltime if self.runs_since else None
 
     @property
+    def number(self) -> int:
+        """Which of its jobs this is: each site that it is sent to gets one of its own."""
+        return int(self.key.rpartition("-")[2])
+
+    @property
     def left_keys(self) -> list[str]:
-        """Keys of the jobs that it had at other sites before: those with a smaller number."""
-        name, _, number = self.key.rpartition("-")
-        return [f"{name}-{earlier}" for earlier in range(1, int(number))]
+        """Keys of the jobs that it had at other sites before."""
+        name = self.key.rpartition("-")[0]
+        return [f"{name}-{earlier}" for earlier in range(1, self.number)]
 
     @property
     def ended(self) -> bool:
@@ -245,6 +251,25 @@ def load_session(value: object) -> Session | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def record_of(session: Session) -> JobRecord:
+    """Return what the ledger keeps of a session."""
+    return JobRecord(
+        key=session.key,
+        user=session.user,
+        site=session.site,
+        profile=session.profile,
+        purpose="session",
+        submitted=session.asked,
+        image=session.image,
+        group=session.server,
+        resources=session.resources,
+        handle=str(session.handle) if session.handle else "",
+        state=session.status.state,
+        agent=session.agent.state,
+        reason=session.agent.ended or session.status.reason,
+    )
 
 
 _TIMES = ("asked", "silent_since", "heard", "ready")

@@ -17,6 +17,7 @@ from offload_relay.bundle import write_agent
 from offload_relay.lease import Lease, sign
 from offload_sites.catalog import BaseSite
 from offload_sites.jobs import ImageRef, JobSpec, Resources, SecretFiles
+from offload_sites.resolve import Resolved
 
 __all__ = [
     "AGENT_CONFIG",
@@ -24,6 +25,7 @@ __all__ = [
     "SESSION_CONFIG",
     "SessionRequest",
     "session_domain",
+    "session_environment",
     "session_home",
     "session_job",
     "session_owner",
@@ -34,6 +36,8 @@ AGENT_FILE = "offload-agent.pyz"
 AGENT_CONFIG = "agent.json"
 SESSION_CONFIG = "session.json"
 
+# Set by the hub for its own server; a catalog or a profile has no say in them.
+_RESERVED = ("JUPYTERHUB_", "JPY_", "OFFLOAD_")
 # A server needs a few seconds to end its kernels; the user has been warned minutes before.
 _DRAIN_S = 20.0
 _TRAVELS = (
@@ -131,6 +135,31 @@ def session_home(site: BaseSite, user: str) -> str:
     """Return the `home` of a session of `user` at `site`: what the catalog says, or that of its job."""
     home: str | None = getattr(site, "home", None)
     return home.replace("{user}", user_label(user)) if home else "job"
+
+
+def session_environment(
+    resolved: Resolved, hub: Mapping[str, str], service_url: str
+) -> dict[str, str]:
+    """Return the variables of a server that runs as a job.
+
+    Parameters
+    ----------
+    resolved : Resolved
+        What was asked for.
+    hub : mapping
+        What the hub tells a server.
+    service_url : str
+        The offload service as the session reaches it; empty if there is none.
+    """
+    ours = {"OFFLOAD_PROFILE": resolved.profile, "OFFLOAD_IMAGE": resolved.image.name}
+    if service_url:
+        ours["OFFLOAD_SERVICE_URL"] = service_url
+    given = {
+        name: value
+        for name, value in resolved.environment.items()
+        if not name.startswith(_RESERVED)
+    }
+    return {name: str(value) for name, value in {**ours, **hub, **given}.items()}
 
 
 def session_domain(user: str, session: str) -> str:

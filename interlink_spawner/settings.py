@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from traitlets import HasTraits, Integer, Unicode
 
-__all__ = ["SpawnerSettings"]
+from interlink_spawner.desk import Desk
+from offload_relay.access import RelayAccess
+from offload_sites.errors import OffloadError
+from offload_sites.ledger import Ledger
+
+__all__ = ["SpawnerSettings", "make_desk"]
 
 
 class SpawnerSettings(HasTraits):
@@ -99,6 +106,41 @@ class SpawnerSettings(HasTraits):
         config=True,
         help="""
         Seconds that the job of a session may run before its server answers: an image that no node
-        has seen so far takes minutes to open.
+        has seen so far takes minutes to open. A pod of kind `kubernetes` has `start_timeout`, from when
+        it has a node.
         """,
     )
+
+
+def make_desk(settings: SpawnerSettings) -> Desk:
+    """Return the desk of a hub with these settings.
+
+    Raises
+    ------
+    OffloadError
+        One is missing or wrong.
+    """
+    for name in ("catalog_file", "relay_key_file"):
+        if not getattr(settings, name):
+            raise OffloadError(
+                f"InterLinkSpawner.{name} is not set", "set it in the configuration of the hub"
+            )
+    authority = settings.relay_ca_file
+    relay = RelayAccess(
+        url=settings.relay_url,
+        dial="",
+        key=_read(settings.relay_key_file, "relay_key_file"),
+        ca=_read(authority, "relay_ca_file").decode() if authority else "",
+        gateway=settings.relay_gateway,
+    )
+    ledger = Ledger(settings.ledger_url) if settings.ledger_url else None
+    return Desk(Path(settings.catalog_file), relay, ledger)
+
+
+def _read(path: str, name: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise OffloadError(
+            f"InterLinkSpawner.{name}: cannot read {path}: {error.strerror}"
+        ) from error

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ sites:
     max_walltime: 2h
     node_selector: {{kubernetes.io/hostname: {pods}}}
     tolerations: [{{key: {taint}}}]
+  nowhere:
+    kind: kubernetes
+    title: Empty racks
+    max_walltime: 2h
+    node_selector: {{kubernetes.io/hostname: nowhere}}
   here: {{kind: local, title: Here, max_walltime: 2h, directory: {place}/site}}
 images:
   lab:
@@ -53,6 +59,13 @@ profiles:
     for: [session]
     images: [lab]
     resources: {{cpus: 1, memory: 1GiB}}
+  nowhere:
+    title: A node that is not there
+    sites: [nowhere]
+    for: [session]
+    images: [lab]
+    resources: {{cpus: 1, memory: 1GiB}}
+    queue_budget: 8s
   either:
     title: Wherever it starts first
     sites: [hpc, here]
@@ -74,6 +87,9 @@ c.KubeSpawner.volumes = [
 c.KubeSpawner.volume_mounts = [{{"name": "home", "mountPath": "/home/jovyan"}}]
 c.Spawner.http_timeout = 120
 c.InterLinkSpawner.args = ["--allow-root"]
+c.JupyterHub.load_groups = {{"hasty": {{"users": ["max"]}}}}
+c.Spawner.group_overrides = {{
+    "hasty": {{"groups": ["hasty"], "spawner_override": {{"start_timeout": 2}}}}}}
 """
 
 
@@ -337,6 +353,18 @@ def test_a_pod_that_the_cluster_refuses_or_cannot_start_is_a_sentence_and_leaves
     assert "The pod did not start at The hub's machines: the cluster evicted it" in hub.log("hub")
     eventually_sync(lambda: not hub.pods("lea"))
     hub.kubelet.run = hub.run_pods
+
+
+def test_a_pod_without_a_node_waits_for_its_queue_budget_and_then_says_why(hub):
+    # The hub's own time-out comes earlier, and says nothing.
+    hub.add_user("max")
+    begin = time.monotonic()
+    hub.spawn("max", profile="nowhere")
+    eventually_sync(lambda: not hub.server("max"), within_s=60)
+    assert time.monotonic() - begin > 8
+    words = "The pod did not start at Empty racks within 8 s: no node has room for it yet (0/"
+    assert words in hub.log("hub")
+    eventually_sync(lambda: not hub.pods("max"))
 
 
 async def fail_pods(hub):

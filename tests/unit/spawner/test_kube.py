@@ -2,11 +2,19 @@
 
 import asyncio
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import kubespawner.spawner
+import pytest
 
-from interlink_spawner.kube import keep_watching, pod_settings, without_kubernetes
+from interlink_spawner.kube import (
+    PodFailed,
+    PodWatch,
+    failure_words,
+    keep_watching,
+    pod_settings,
+    without_kubernetes,
+)
 from interlink_spawner.spawner import InterLinkSpawner
 from offload_sites.catalog import KubernetesSite, Node, Toleration
 from offload_sites.jobs import ImageRef, Resources
@@ -119,6 +127,74 @@ async def test_a_watch_that_gave_up_begins_anew_until_the_api_is_back(monkeypatc
     await reflector.watch_task
 
 
+# --- how long a pod may take ---
+
+ASKED = datetime(2026, 11, 24, 12, tzinfo=UTC)
+PLACED = ASKED + timedelta(minutes=50)
+NO_ROOM = {
+    "spec": {},
+    "status": {
+        "phase": "Pending",
+        "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}],
+    },
+}
+ON_NODE = {
+    "spec": {"nodeName": "n1"},
+    "status": {
+        "phase": "Pending",
+        "conditions": [
+            {
+                "type": "PodScheduled",
+                "status": "True",
+                "lastTransitionTime": PLACED.isoformat(),
+            }
+        ],
+    },
+}
+
+
+def watch():
+    return PodWatch(ASKED, timedelta(hours=1), timedelta(minutes=5))
+
+
+def test_a_pod_may_be_without_a_node_for_its_queue_budget_and_says_why_it_is():
+    watch().check(NO_ROOM, ASKED + timedelta(minutes=59))
+    with pytest.raises(PodFailed, match=r"no node has room for it yet \(0/3 nodes\)") as caught:
+        watch().check(NO_ROOM, ASKED + timedelta(minutes=61))
+    words = failure_words("Our machines", str(caught.value), caught.value.within)
+    assert words.startswith("The pod did not start at Our machines within 1 h: no node has room")
+
+
+def test_on_its_node_a_pod_has_the_time_that_the_administrator_gives_pods():
+    watch().check(ON_NODE, PLACED + timedelta(minutes=4))
+    with pytest.raises(PodFailed, match="it is being started on node n1") as caught:
+        watch().check(ON_NODE, PLACED + timedelta(minutes=6))
+    assert caught.value.within == timedelta(minutes=5)
+
+
+def test_a_pod_that_is_gone_is_not_waited_for_as_in_a_queue():
+    seen = watch()
+    seen.check(NO_ROOM, ASKED + timedelta(minutes=30))
+    seen.check(None, ASKED + timedelta(minutes=34))  # the watch of pods may have begun anew
+    with pytest.raises(PodFailed, match="its pod is not there"):
+        seen.check(None, ASKED + timedelta(minutes=36))
+
+
+def test_a_pod_that_never_will_run_is_not_waited_for():
+    failed = {"spec": {}, "status": {"phase": "Failed", "reason": "Evicted", "message": "no room"}}
+    with pytest.raises(PodFailed, match="the cluster evicted it") as caught:
+        watch().check(failed, ASKED)
+    assert caught.value.within is None
+
+
+async def test_the_hub_waits_for_longer_than_pods_and_jobs_may_take():
+    spawner = InterLinkSpawner(_mock=True, start_timeout=7200, job_start_timeout=60)
+    spawner.outwait(timedelta(hours=1))
+    spawner.outwait(timedelta(hours=1))
+    assert 3600 + 7200 < spawner.start_timeout < 3600 + 7200 + 1200
+    assert spawner.pod_start == timedelta(hours=2)
+
+
 # --- without a catalog ---
 
 PROFILES = [
@@ -136,6 +212,9 @@ async def test_without_a_catalog_it_is_a_kubespawner_with_its_profile_list():
     spawner.user_options = spawner.options_from_form({"profile": ["small"]})
     await spawner.load_user_options()
     assert (spawner.image, spawner.cpu_limit) == ("example.org/lab:1", 2)
+    # A link with options that only KubeSpawner knows.
+    link = {"profile": ["small"], "profile-option-small--size": ["2"]}
+    assert spawner.options_from_query(link) == spawner.options_from_form(link)
 
 
 async def test_with_a_catalog_the_profile_list_has_no_say(tmp_path):

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from interlink_spawner.desk import Desk
-from interlink_spawner.live import LiveSession, Moved, Refused, SessionEnded
+from interlink_spawner.failures import Moved, Refused, SessionEnded
+from interlink_spawner.live import LiveSession
 from interlink_spawner.poller import Poller
 from interlink_spawner.session import Session, Stage
 from offload_relay.access import RelayAccess
 from offload_relay.lease import new_key
-from offload_sites.errors import LedgerError
+from offload_sites.errors import CatalogError, LedgerError
 from offload_sites.jobs import JobSpec, JobState, Resources
 from offload_sites.ledger import Ledger
 from offload_sites.testing import FakeSite, eventually
@@ -58,11 +59,18 @@ class Kit:
         self.desk = Desk(place / "catalog.yaml", access, self.ledger, clock=lambda: self.time)
         self.stored: list[Session] = []
         self.answering = True
+        self.unknown = False
         self.live = self.follow(new_session(asked=self.time, marks={Stage.SUBMITTED: self.time}))
 
     def follow(self, session):
         poller = Poller(self.site, first_s=0.01, most_s=0.02)
-        return LiveSession(session, self.desk, poller, self.stored.append, watch=self.relay)
+
+        async def find():
+            if self.unknown:
+                raise CatalogError(["catalog.yaml: cannot be read"])
+            return poller
+
+        return LiveSession(session, self.desk, find, self.stored.append, watch=self.relay)
 
     async def submit(self):
         await self.live.submit(lambda _: (SPEC, {"secret": b"x"}))
@@ -208,6 +216,18 @@ async def test_a_running_job_whose_site_fell_silent_is_waited_for(kit):
     await waiting
 
 
+async def test_what_nobody_can_say_anything_of_is_given_up_before_the_hub_would(kit):
+    # Of the hub's own time-out users read no more than that there was one.
+    await kit.submit()
+    kit.site.start("s1-1")
+    await eventually(lambda: kit.live.session.stage is Stage.STARTING)
+    kit.site.silent = True
+    await eventually(lambda: kit.live.session.silent_since is not None)
+    kit.time += timedelta(hours=6, minutes=31)
+    with pytest.raises(SessionEnded, match="did not start within 6 h 30 min: .* does not answer"):
+        await kit.until_ready()
+
+
 async def test_ending_tells_relay_and_site_and_sees_that_it_is_over(kit):
     await kit.run()
     assert await kit.live.end("stopped", within=timedelta(seconds=20))
@@ -247,6 +267,34 @@ async def test_what_never_was_queued_is_over_at_once(kit):
     assert await kit.live.end("cancelled", within=timedelta(seconds=20))
 
 
+async def test_a_queued_job_is_ended_though_the_catalog_was_broken_when_its_hub_began(
+    kit, monkeypatch
+):
+    monkeypatch.setattr("interlink_spawner.desk._BURY_EVERY_S", 0.01)
+    await kit.submit()
+    kit.unknown = True
+    again = kit.follow(kit.live.session)
+    await again.open()
+    assert not await again.end("stopped", within=timedelta(seconds=20))
+    await again.close()
+    assert not kit.site.jobs["s1-1"].status.state.ended
+    kit.unknown = False
+    await eventually(lambda: kit.site.jobs["s1-1"].status.state is JobState.CANCELED)
+
+
+async def test_a_site_that_is_in_the_catalog_again_is_listened_to(kit):
+    await kit.submit()
+    kit.unknown = True
+    again = kit.follow(kit.live.session)
+    await again.open()
+    kit.site.fail("s1-1", exit_code=1, reason="its node is gone")
+    kit.unknown = False
+    await again.seek()
+    await eventually(lambda: again.session.status.state is JobState.FAILED)
+    await again.close()
+    await again.poller.close()
+
+
 async def test_it_is_followed_by_its_handle_after_a_restart_of_the_hub(kit):
     await kit.submit()
     again = kit.follow(kit.live.session)
@@ -260,7 +308,8 @@ async def test_it_is_followed_by_its_handle_after_a_restart_of_the_hub(kit):
 
 async def test_a_session_of_a_site_that_is_gone_lives_on_through_the_relay(kit):
     await kit.run()
-    orphan = LiveSession(kit.live.session, kit.desk, None, watch=FakeRelay())
+    kit.unknown = True
+    orphan = kit.follow(kit.live.session)
     await orphan.open()
     assert not orphan.session.ended
     assert await orphan.logs() == ""
