@@ -260,7 +260,7 @@ def _lead(session: Session, waits: Waits, now: datetime) -> Lead:
 def _longer(session: Session, waits: Waits, now: datetime) -> str:
     """Return what a wait of this length means, as the end of a sentence."""
     if waits.p90 is None:
-        return ". No experience yet how long it takes"
+        return ". How long this takes is not known yet"
     if now - session.asked > waits.p90:
         return f", longer than usual. {wait_text(waits)}"
     return f". {wait_text(waits)}"

@@ -84,7 +84,7 @@ def _rounded(time: timedelta) -> str:
 def wait_text(waits: Waits, *, verb: str = "Usually starts") -> str:
     """Return how long it takes until a session of one profile starts at one site."""
     if waits.p50 is None or waits.p90 is None:
-        return "No experience yet"
+        return "Usual wait not known yet"
     if waits.p90 <= _MINUTE:
         return f"{verb} within 1 min"
     if waits.p90 > _HOUR:

@@ -118,7 +118,7 @@ def _site_waits(site: str, waits: Mapping[tuple[str, str], Waits]) -> str:
     """Return the range of the usual waits of all profiles at a site."""
     known = [w for (_, where), w in waits.items() if where == site and w.p50 is not None]
     if not known:
-        return "no experience yet"
+        return "not known yet"
     low = min(w.p50 for w in known if w.p50 is not None)
     high = max(w.p90 for w in known if w.p90 is not None)
     return f"{render_duration(low)} to {render_duration(high)}"

@@ -112,7 +112,7 @@ class Waits:
 
     def __str__(self) -> str:
         if self.p50 is None or self.p90 is None:
-            return "no experience yet"
+            return "not known yet"
         return f"usually {render_duration(self.p50)}, 9 in 10 within {render_duration(self.p90)}"
 
 

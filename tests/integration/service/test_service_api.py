@@ -397,7 +397,7 @@ async def test_offers_are_what_the_caller_may_use(desk):
         "jobs": 0,
         "p50_s": None,
         "p90_s": None,
-        "text": "no experience yet",
+        "text": "not known yet",
     }
     assert his["sites"][1] == {
         "name": "annex",

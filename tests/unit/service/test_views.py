@@ -49,7 +49,7 @@ def test_sites_have_their_state_in_words_and_what_runs_there():
         "4",
     )
     assert farm.waits == "20 s to 12 min"
-    assert (annex.state.text, annex.cpus, annex.waits) == ("No answer", "–", "no experience yet")
+    assert (annex.state.text, annex.cpus, annex.waits) == ("No answer", "–", "not known yet")
 
 
 def test_profiles_have_their_ranges_and_who_may_use_them():

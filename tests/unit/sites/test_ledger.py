@@ -163,7 +163,7 @@ def test_fewer_than_ten_jobs_are_no_experience(ledger):
     ledger.record([arrived(n, n) for n in range(9)])
     waits = ledger.waits("cores", "naples")
     assert waits == Waits(9)
-    assert str(waits) == "no experience yet"
+    assert str(waits) == "not known yet"
     assert ledger.waits("cores", "elsewhere") == Waits(0)
 
 

@@ -223,7 +223,7 @@ def test_ranges_are_as_coarse_as_an_estimate_is(low_s, high_s, text):
 
 
 def test_waits_are_ranges_and_nothing_without_experience():
-    assert wait_text(Waits(9)) == "No experience yet"
+    assert wait_text(Waits(9)) == "Usual wait not known yet"
     assert wait_text(_waits(5, 40)) == "Usually starts within 1 min"
     assert wait_text(_waits(180, 720)) == "Usually starts in 3–12 min"
     assert wait_text(_waits(2400, 7200)) == "Usually starts after 40 min – 2 h"

@@ -56,7 +56,7 @@ def test_a_longer_wait_than_usual_is_said_without_alarm():
 
 def test_without_experience_nothing_is_promised():
     page = page_of(QUEUED, 60, waits=Waits(3))
-    assert lead(page) == "Queued for 52 s. No experience yet how long it takes."
+    assert lead(page) == "Queued for 52 s. How long this takes is not known yet."
     assert page.rows[1].scale is None
 
 
