@@ -19,7 +19,7 @@ _REASONS = {
     Why.BROKEN: "the record of what to run cannot be read",
 }
 
-_AGAIN = "submit it again under a new key"
+_AGAIN = "start it again; if it happens often, ask who looks after this machine"
 _HINTS: dict[str, str] = {
     Why.EXIT: "its standard error may say why",
     Why.NOT_STARTED: "check the command, and the PATH it is searched in",
