@@ -33,7 +33,16 @@ AGENT = [
     "offload_relay/agent",
     *(
         f"offload_relay/{name}.py"
-        for name in ("errors", "heads", "listener", "parent", "protocol", "splice")
+        for name in (
+            "dialling",
+            "errors",
+            "heads",
+            "listener",
+            "parent",
+            "protocol",
+            "splice",
+            "timeouts",
+        )
     ),
     *(f"interlink_spawner/session_{name}.py" for name in ("image", "node", "payload")),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import io
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from importlib.resources.abc import Traversable
@@ -24,12 +25,14 @@ _MAIN = b"import sys\nfrom offload_relay.agent.__main__ import main\nsys.exit(ma
 _TIME = (2020, 1, 1, 0, 0, 0)
 _SHARED = (
     "__init__.py",
+    "dialling.py",
     "errors.py",
     "heads.py",
     "listener.py",
     "parent.py",
     "protocol.py",
     "splice.py",
+    "timeouts.py",
 )
 
 
@@ -67,9 +70,11 @@ def write_agent(folder: Path, payload: Mapping[str, bytes] | None = None) -> Pat
     content = build_agent(payload)
     path = folder / f"offload-agent-{hashlib.sha256(content).hexdigest()[:12]}.pyz"
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.rename(path)
+        # Under a name of its own: two programs may do this at the same time.
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as partial:
+            partial.write(content)
+        Path(partial.name).chmod(0o644)  # there are no secrets in it, and jobs may be others'
+        Path(partial.name).rename(path)
     return path
 
 

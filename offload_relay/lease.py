@@ -51,7 +51,7 @@ class Lease:
     user : str
         Whose it is; for logs and metrics.
     domain : str
-        The Dask cluster or session that it belongs to: the last label of all its nets.
+        The Dask cluster or session that it belongs to: the last labels of all its nets.
     expires : datetime
         Aware UTC; for a job, the end of its queue budget plus its walltime.
     job : str

@@ -8,15 +8,14 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from offload_relay import protocol
-from offload_relay.errors import RemoteProtocolError
+from offload_relay.dialling import LOST, proxy_for, words_of
 from offload_relay.protocol import LIMITS, encode, parse_message
 
 __all__ = ["Owner"]
@@ -106,17 +105,15 @@ class Owner:
                     open_timeout=10,
                     close_timeout=2,
                     user_agent_header=None,
-                    **_proxy(self._url),
+                    **proxy_for(self._url),
                 ) as websocket:
                     attempt = 0
                     await self._watch(websocket)
             except InvalidStatus as error:
                 body = bytes(error.response.body or b"").decode(errors="replace").strip()
                 self._lost(f"the relay refuses: {body[:200]}")
-            except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake) as error:
-                self._lost(f"{type(error).__name__}: {error}"[:200])
-            except RemoteProtocolError as error:
-                self._lost(error.message)
+            except LOST as error:
+                self._lost(words_of(error))
             attempt += 1
             await asyncio.sleep(random.uniform(0.05, min(_BACKOFF_S, 0.2 * 2**attempt)))  # noqa: S311
 
@@ -128,7 +125,8 @@ class Owner:
         self._on_change()
 
     async def _watch(self, websocket: ClientConnection) -> None:
-        for job, reason in self._gone.items():
+        # A copy: while this waits for a slow relay, more may be gone, or forgotten.
+        for job, reason in list(self._gone.items()):
             await websocket.send(encode(protocol.Gone(reason, [job])))
         if self._all_gone is not None:
             await websocket.send(encode(protocol.Gone(self._all_gone)))
@@ -163,12 +161,9 @@ class Owner:
                 await websocket.send(encode(protocol.Ping()))
                 await asyncio.sleep(self._heartbeat_s)
 
-    def forget(self, job: str) -> None:
-        """Drop what is known of the agent of a job that has ended."""
-        self._agents.pop(job, None)
-        self._gone.pop(job, None)
-
-
-def _proxy(url: str) -> dict[str, Any]:
-    host = urlsplit(url).hostname or ""
-    return {"proxy": None} if host in ("localhost", "127.0.0.1", "::1") else {}
+    def forget_others(self, jobs: Collection[str]) -> None:
+        """Drop what is known of agents that are not there, but for those of `jobs`."""
+        for job, entry in list(self._agents.items()):
+            if job not in jobs and entry.get("state") != "connected":
+                del self._agents[job]
+                self._gone.pop(job, None)

@@ -61,6 +61,7 @@ __all__ = [
     "check_net",
     "encode",
     "in_scope",
+    "nested_within",
     "parse_message",
     "short",
 ]
@@ -123,6 +124,8 @@ class Limits:
         How long an agent that was told *gone* may take to end; then its connections are cut.
     info_bytes : int
         Largest `Hello.info`, as JSON: owners are told it for many agents at once.
+    info_depth : int
+        How deep its lists and mappings may be nested.
     gone_keep_s : float
         How long it is remembered that a domain has ended: its jobs may still be in a queue.
     """
@@ -142,6 +145,7 @@ class Limits:
     ended_keep_s: float = 600.0
     gone_grace_s: float = 120.0
     info_bytes: int = 4096
+    info_depth: int = 4
     gone_keep_s: float = 8 * 86400.0
 
 
@@ -225,8 +229,19 @@ class Endpoint:
 
 def short(value: object) -> str:
     """Return `value` as it may be quoted in a message: in at most 80 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deep"
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def nested_within(value: object, levels: int) -> bool:
+    """Tell whether lists and mappings in `value`, it included, are at most `levels` deep."""
+    if isinstance(value, (dict, list)):
+        inner = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(nested_within(item, levels - 1) for item in inner)
+    return True
 
 
 # --- close codes -------------------------------------------------------------------------------
@@ -426,7 +441,8 @@ _KINDS: Mapping[str, Any] = {
 
 def encode(message: Control) -> str:
     """Return `message` as the text of one WebSocket message."""
-    return json.dumps({"type": message.type, **dataclasses.asdict(message)}, separators=(",", ":"))
+    # Not dataclasses.asdict, which calls itself for each level of what others have said.
+    return json.dumps({"type": message.type, **vars(message)}, separators=(",", ":"))
 
 
 def parse_message(text: str, *, limit: int = LIMITS.control_bytes) -> Control:

@@ -10,6 +10,7 @@ from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
 from offload_relay.protocol import LIMITS
+from offload_relay.timeouts import timeout
 
 __all__ = ["TcpSide", "WebSocketSide", "splice"]
 
@@ -98,7 +99,8 @@ class WebSocketSide:
         try:
             # With a limit of zero `drain` waits for the last byte.
             self._websocket.transport.set_write_buffer_limits(high=0)
-            await asyncio.wait_for(self._websocket.drain(), _FLUSH_S)
+            async with timeout(_FLUSH_S):
+                await self._websocket.drain()
         except (OSError, asyncio.TimeoutError):
             return
 

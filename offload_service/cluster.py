@@ -218,6 +218,7 @@ class Cluster:
         except Exception:  # the loop must survive; the traceback is logged
             log.exception("cluster %s", self.id)
         await self._publish(fleet)
+        self._owner.forget_others({job.key for job in fleet.jobs})
         grace = self._tools.settings.owner_grace
         if _now() - self.notebook.seen > grace:
             seconds = grace.total_seconds()
@@ -233,7 +234,7 @@ class Cluster:
 
     async def _publish(self, fleet: Fleet) -> None:
         """Note what has changed, for the notebook's side, for people, and in the ledger."""
-        self._count_bytes()  # agents that end are soon forgotten by their owner
+        self._count_bytes()  # before agents that have ended are forgotten
         new = fleet.snapshot()
         if replace(new, polled=None) != replace(self._shown, polled=None):
             self._version += 1

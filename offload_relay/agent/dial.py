@@ -18,6 +18,7 @@ from offload_relay.heads import render_response_head
 from offload_relay.listener import StreamServer, read_head
 from offload_relay.protocol import LIMITS, SERVES_HEADER, Endpoint
 from offload_relay.splice import TcpSide, WebSocketSide, splice
+from offload_relay.timeouts import timeout
 
 __all__ = ["LoopbackPort"]
 
@@ -46,7 +47,8 @@ class LoopbackPort:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head, early = await asyncio.wait_for(read_head(reader), LIMITS.first_message_s)
+            async with timeout(LIMITS.first_message_s):
+                head, early = await read_head(reader)
             if not hmac.compare_digest(head.bearer.encode(), self.secret.encode()):
                 writer.write(render_response_head(407, "not the payload of this agent"))
                 return
@@ -72,7 +74,8 @@ class LoopbackPort:
         writer: asyncio.StreamWriter,
         early: bytes,
     ) -> None:
-        websocket = await asyncio.wait_for(self._link.dial(endpoint), _WAIT_S)
+        async with timeout(_WAIT_S):
+            websocket = await self._link.dial(endpoint)
         writer.write(render_response_head(200, "connected"))
         with self._link.stream(websocket):
             await splice(TcpSide(reader, writer, early), WebSocketSide(websocket))
@@ -86,8 +89,8 @@ class LoopbackPort:
         serves: bool,
     ) -> None:
         try:
-            holding = self._link.register(endpoint, writer, serves=serves)
-            await asyncio.wait_for(holding, _WAIT_S)
+            async with timeout(_WAIT_S):
+                await self._link.register(endpoint, writer, serves=serves)
             writer.write(render_response_head(200, "registered"))
             await writer.drain()
             while await reader.read(4096):

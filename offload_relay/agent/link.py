@@ -11,16 +11,17 @@ import ssl
 import time
 from collections.abc import Iterator
 from typing import Any, Callable
-from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from offload_relay import protocol
 from offload_relay.agent.config import AgentConfig
+from offload_relay.dialling import LOST, proxy_for, words_of
 from offload_relay.errors import RelayError, RemoteProtocolError, TunnelClosedError
 from offload_relay.protocol import LIMITS, CloseCode, Ended, Endpoint, encode, parse_message
 from offload_relay.splice import TcpSide, WebSocketSide, splice
+from offload_relay.timeouts import timeout
 
 __all__ = ["Link"]
 
@@ -31,7 +32,6 @@ _OPEN_S = 10.0
 _BACKOFF_S = 4.0
 _KEEPALIVE_S = 30.0
 _NORMAL = 1000
-_LOST = (OSError, ConnectionClosed, InvalidHandshake, asyncio.TimeoutError, RemoteProtocolError)
 
 
 class Link:
@@ -105,8 +105,8 @@ class Link:
             self._refused(error.response.status_code, bytes(error.response.body or b""))
         except ConnectionClosed as error:
             self._closed(error)
-        except _LOST as error:
-            self._trouble(f"{type(error).__name__}: {error}"[:200])
+        except LOST as error:
+            self._trouble(words_of(error))
 
     async def _converse(self, control: ClientConnection) -> None:
         await control.send(encode(protocol.Hello(protocol.VERSION, self._info)))
@@ -181,10 +181,12 @@ class Link:
     async def last_words(self, words: Ended, within_s: float) -> None:
         """Tell the relay how the payload ended, if it can be reached within `within_s` seconds."""
         try:
-            await asyncio.wait_for(self._connected.wait(), within_s)
+            async with timeout(within_s):
+                await self._connected.wait()
             if self._control is not None:
                 await self._control.send(encode(words))
-                await asyncio.wait_for(self._control.wait_closed(), within_s)
+                async with timeout(within_s):
+                    await self._control.wait_closed()
         except (asyncio.TimeoutError, ConnectionClosed):
             log.warning("the relay did not hear how the payload ended")
 
@@ -261,7 +263,7 @@ class Link:
             except InvalidStatus as error:
                 status = error.response.status_code
                 raise RelayError(f"the relay answers {status} to a dial of {endpoint}") from error
-            except _LOST as error:
+            except LOST as error:
                 if self._connected.is_set():
                     raise TunnelClosedError(f"cannot dial {endpoint}") from error
 
@@ -301,7 +303,7 @@ class Link:
                 self._top_up()
                 if isinstance(order, protocol.Open):
                     await self._serve(websocket, order.endpoint)
-        except _LOST as error:
+        except LOST as error:
             log.debug("a parked connection ended: %s", error)
         finally:
             if counted:
@@ -316,10 +318,10 @@ class Link:
             await websocket.close(CloseCode.NO_ENDPOINT, "nobody listens there")
             return
         try:
-            reader, writer = await asyncio.wait_for(
-                asyncio.open_connection(endpoint.ip, endpoint.port, limit=LIMITS.message_bytes),
-                _OPEN_S,
-            )
+            async with timeout(_OPEN_S):
+                reader, writer = await asyncio.open_connection(
+                    endpoint.ip, endpoint.port, limit=LIMITS.message_bytes
+                )
         except (OSError, asyncio.TimeoutError):
             await websocket.close(CloseCode.TARGET_REFUSED, "the payload does not answer")
             return
@@ -339,7 +341,7 @@ class Link:
             max_queue=2,
             write_limit=LIMITS.message_bytes,
             user_agent_header=None,
-            **_proxy(self._base),
+            **proxy_for(self._base),
         )
 
     def _drop_all(self) -> None:
@@ -356,7 +358,8 @@ async def _keep_alive(websocket: ClientConnection) -> None:
 
 
 async def _text(websocket: ClientConnection, timeout_s: float | None) -> str:
-    message = await asyncio.wait_for(websocket.recv(), timeout_s)
+    async with timeout(timeout_s):
+        message = await websocket.recv()
     if not isinstance(message, str):
         raise RemoteProtocolError("a binary message where text was expected")
     return message
@@ -366,9 +369,3 @@ def _tls_context(config: AgentConfig) -> ssl.SSLContext | None:
     if not config.relay.startswith("wss://"):
         return None
     return ssl.create_default_context(cadata=config.relay_ca or None)
-
-
-def _proxy(url: str) -> dict[str, Any]:
-    """Let worker nodes use their HTTP proxy, but never towards this machine itself."""
-    host = urlsplit(url).hostname or ""
-    return {"proxy": None} if host in ("localhost", "127.0.0.1", "::1") else {}

@@ -10,18 +10,22 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from offload_relay.errors import RelayError
 from offload_relay.parent import end_with_parent
 from offload_relay.protocol import Ended
+from offload_relay.timeouts import timeout
 
 __all__ = ["Payload", "become_subreaper"]
 
 log = logging.getLogger("offload-agent")
 
 _PR_SET_CHILD_SUBREAPER = 36
+# A killed process of some gigabytes takes a second or so to go.
+_KILL_S = 15.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -88,18 +92,25 @@ class Payload:
         if self._process is not None and self._process.returncode is None:
             self.ask_to_finish()
             try:
-                await asyncio.wait_for(self._process.wait(), grace_s)
+                async with timeout(grace_s):
+                    await self._process.wait()
             except asyncio.TimeoutError:
                 log.warning("the payload did not end within %.0f s of SIGTERM", grace_s)
         # Processes may start others while they are being killed: go on until none is left.
-        while True:
+        pause_s, deadline_s = 0.02, time.monotonic() + _KILL_S
+        rest: set[int] = set()
+        while time.monotonic() < deadline_s:
             rest = _descendants(os.getpid())
             for pid in rest:
                 _kill(pid)
             _reap(rest - {self._process.pid} if self._process is not None else rest)
             if not rest:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause_s)
+            pause_s = min(0.5, 1.5 * pause_s)
+        # It waits for a dead file server, or has become another user. The site sees to it when this
+        # process ends; to stay for it would hold the node for nothing.
+        log.error("these processes do not end: %s", sorted(rest))
 
     def _last_words(self, code: int) -> Ended:
         words = _read_report(self._report)

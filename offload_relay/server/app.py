@@ -339,6 +339,9 @@ class Relay:
                     await control.send_gone(self, agent)
                 for agent in self.directory.overdue(time.time()):
                     control.cut(self, agent)
+                # Streams live without their agent's control connection, but not for ever.
+                while self.directory.forgotten:
+                    control.drop_streams(self.directory.forgotten.pop())
             except Exception:  # the relay goes on; the traceback is logged
                 log.exception("a sweep failed")
 

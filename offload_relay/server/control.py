@@ -29,6 +29,8 @@ __all__ = [
     "Parked",
     "Watcher",
     "cut",
+    "drop_streams",
+    "in_parts",
     "offer",
     "send_gone",
     "serve_agent",
@@ -43,6 +45,8 @@ _PARKED = 4
 # Changes of many agents at once (200 workers coming back) travel as one message.
 _COALESCE_S = 0.05
 _COUNTERS_S = 1.0
+# Of a message `Agents` around its entries.
+_FRAME_BYTES = 64
 
 
 @dataclass(eq=False)
@@ -176,15 +180,14 @@ async def serve_agent(
         hello = parse_message(await _text(websocket))
     if not isinstance(hello, protocol.Hello):
         raise RemoteProtocolError("the first message is not hello")
-    if len(json.dumps(hello.info)) > relay.limits.info_bytes:
-        raise RemoteProtocolError(f"hello with more than {relay.limits.info_bytes} bytes of info")
+    _check_info(hello.info, relay.limits)
     agent = relay.directory.connect(lease, instance, time.time())
     agent.info = hello.info
     # Let go of an older connection of the same agent: its network blinked, and only it noticed.
     older = relay.controls.pop(agent, None)
     relay.controls[agent] = websocket
     if older is not None:
-        _drop_streams(agent)
+        drop_streams(agent)
         older.transport.abort()
     silent = False
     try:
@@ -201,9 +204,17 @@ async def serve_agent(
             del relay.controls[agent]
             relay.directory.lose(agent, time.time())
             if silent:
-                _drop_streams(agent)
+                drop_streams(agent)
             _changed(relay, agent)
             log.info("agent of job %s: %s", lease.job, agent.phase.value)
+
+
+def _check_info(info: dict[str, Any], limits: Limits) -> None:
+    """Raise RemoteProtocolError for more than owners want to be told of an agent."""
+    if not protocol.nested_within(info, limits.info_depth):
+        raise RemoteProtocolError(f"hello with info nested more than {limits.info_depth} deep")
+    if len(json.dumps(info)) > limits.info_bytes:
+        raise RemoteProtocolError(f"hello with more than {limits.info_bytes} bytes of info")
 
 
 async def _agent_messages(relay: Relay, websocket: ServerConnection, agent: Agent) -> None:
@@ -235,8 +246,8 @@ async def _agent_messages(relay: Relay, websocket: ServerConnection, agent: Agen
                 pass
 
 
-def _drop_streams(agent: Agent) -> None:
-    """Cut all streams of an agent whose network is dead, so that both ends notice at once."""
+def drop_streams(agent: Agent) -> None:
+    """Cut all streams of an agent that is not there any more, so that both ends notice at once."""
     for slot in agent.parked:
         slot.websocket.transport.abort()
     for websocket in agent.streams:
@@ -260,7 +271,7 @@ async def send_gone(relay: Relay, agent: Agent) -> None:
 def cut(relay: Relay, agent: Agent) -> None:
     """End all connections of an agent that was told gone and did not go."""
     log.warning("agent of job %s was told gone and did not end: cutting it off", agent.lease.job)
-    _drop_streams(agent)
+    drop_streams(agent)
     websocket = relay.controls.get(agent)
     if websocket is not None:
         websocket.transport.abort()
@@ -337,9 +348,25 @@ async def serve_owner(relay: Relay, websocket: ServerConnection, lease: Lease) -
 
 async def _send_changes(websocket: ServerConnection, watcher: Watcher) -> None:
     async for entries in watcher.changes():
-        # One message stays below the limit of control messages.
-        for start in range(0, max(len(entries), 1), 50):
-            await websocket.send(encode(protocol.Agents(entries[start : start + 50])))
+        for part in in_parts(entries, protocol.LIMITS.control_bytes):
+            await websocket.send(encode(protocol.Agents(part)))
+
+
+def in_parts(entries: list[dict[str, Any]], most_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield `entries` in lists that each fit a message of `most_bytes`; one empty list for none.
+
+    A single entry always does: what agents say of themselves, and at their end, is limited.
+    """
+    part: list[dict[str, Any]] = []
+    size = _FRAME_BYTES
+    for entry in entries:
+        entry_bytes = len(json.dumps(entry)) + 1
+        if part and size + entry_bytes > most_bytes:
+            yield part
+            part, size = [], _FRAME_BYTES
+        part.append(entry)
+        size += entry_bytes
+    yield part
 
 
 async def _owner_messages(

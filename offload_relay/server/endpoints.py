@@ -125,6 +125,8 @@ class Directory:
         self.domains: dict[str, Domain] = {}
         self._by_net: dict[str, Agent] = {}
         self.routes = Routes()
+        #: Agents forgotten since somebody looked: whatever they still hold open is to be closed.
+        self.forgotten: list[Agent] = []
         #: Totals of agents already forgotten, so that counters never fall.
         self.bytes_in = 0
         self.bytes_out = 0
@@ -286,6 +288,7 @@ class Directory:
         self.bytes_in += agent.bytes_in
         self.bytes_out += agent.bytes_out
         self.routes.remove(agent)
+        self.forgotten.append(agent)
         self.domains[agent.lease.domain].agents.pop(agent.lease.job, None)
         if self._by_net.get(agent.lease.net) is agent:
             del self._by_net[agent.lease.net]

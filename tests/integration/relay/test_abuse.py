@@ -2,6 +2,8 @@
 
 import asyncio
 import http.client
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -187,6 +189,30 @@ async def test_an_agent_cannot_say_more_of_itself_than_its_owner_wants_to_read(k
     control = await opened(kit, "/agent", kit.token("agent"))
     await control.send(encode(protocol.Hello(1, {"host": "x" * 5000})))
     assert await close_code(control) == CloseCode.BAD_MESSAGE
+
+
+async def test_an_agent_cannot_say_what_is_too_deep_to_be_told_its_owner(kit):
+    deep = []
+    for _ in range(500):
+        deep = [deep]
+    control = await opened(kit, "/agent", kit.token("agent"))
+    await control.send(json.dumps({"type": "hello", "version": 1, "info": {"a": deep}}))
+    assert await close_code(control) == CloseCode.BAD_MESSAGE
+
+
+async def test_streams_do_not_outlive_the_time_that_a_lost_agent_is_kept(tmp_path):
+    kit = Kit(tmp_path, replace(FAST, lost_grace_s=scaled(1.0)))
+    await kit.start()
+    control = await hello(kit)
+    await control.send(encode(protocol.Register(endpoint())))
+    parked = [await opened(kit, "/park", kit.token("agent")) for _ in range(2)]
+    status, stream = await kit.dial(endpoint())
+    assert status == 200
+    # Whoever holds a lease could otherwise keep them for longer than the lease is good.
+    await control.close()
+    assert await stream.ended() == b""
+    assert [await close_code(websocket) for websocket in parked] == [1006, 1006]
+    await kit.close()
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,40 @@ async def test_an_agent_that_cannot_reach_its_relay_ends_after_its_grace_time(ki
     assert "no connection to the relay for" in agent.log()
 
 
+@pytest.mark.parametrize(
+    ("proxy", "said"),
+    [
+        ("alice:secret@squid.invalid:3128", "what the environment names as the proxy is none"),
+        ("http://alice:secret@squid.invalid:port", "ValueError"),
+        ("socks5://alice:secret@127.0.0.1:1", "python-socks"),
+    ],
+)
+async def test_a_proxy_that_is_none_ends_the_job_with_a_reason_and_no_password(
+    kit, monkeypatch, proxy, said
+):
+    monkeypatch.setenv("http_proxy", proxy)
+    agent = await kit.agent(relay="ws://relay.invalid:1", unreachable_s=scaled(2.0))
+    assert await agent.wait() == EXIT_UNREACHABLE
+    assert f"no connection to the relay for {scaled(2.0):.0f} s" in agent.log()
+    assert said in agent.log()
+    assert "secret" not in agent.log()
+
+
+async def test_something_else_at_the_address_of_the_relay_ends_the_job_with_a_reason(kit):
+    async def redirect(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 301 Moved\r\nLocation: https://127.0.0.1/\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(redirect, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        agent = await kit.agent(relay=f"ws://127.0.0.1:{port}", unreachable_s=scaled(2.0))
+        assert await agent.wait() == EXIT_UNREACHABLE
+        assert "InvalidURI" in agent.log()
+        async with Owner(f"ws://127.0.0.1:{port}", kit.token()) as owner:
+            await eventually(lambda: "InvalidURI" in owner.trouble)
+
+
 async def test_an_agent_that_loses_its_relay_for_good_ends_its_payload(kit):
     agent = await kit.agent(unreachable_s=scaled(2.0))
     await agent.endpoint()

@@ -193,3 +193,12 @@ def test_counters_never_fall(directory):
     directory.end(agent, Ended(0), 0.0)
     directory.sweep(1000.0)
     assert (directory.bytes_in, directory.bytes_out) == (10, 20)
+
+
+def test_what_a_forgotten_agent_still_holds_is_to_be_closed(directory):
+    lost = connected(directory)
+    directory.lose(lost, 0.0)
+    directory.sweep(90.0)
+    assert directory.forgotten == []
+    directory.sweep(91.0)
+    assert directory.forgotten == [lost]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from offload_relay import heads, protocol
 from offload_relay.errors import RemoteProtocolError
 from offload_relay.protocol import Endpoint, encode, in_scope, parse_message
+from offload_relay.server.control import in_parts
 
 MESSAGES = [
     protocol.Hello(1, {"python": "3.11"}),
@@ -178,3 +179,33 @@ def test_a_walltime_goes_from_work_to_drain_to_over_and_never_back(total, drain,
     now, later = walltime.phase(elapsed), walltime.phase(elapsed + walltime.next_s(elapsed))
     assert order.index(now) <= order.index(later)
     assert walltime.phase(total) is Phase.OVER
+
+
+def nested(levels):
+    """Return lists in one another, this many of them."""
+    value = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("levels", [1, 4, 5, 100, 5000])
+def test_how_deep_something_is_nested_is_told_without_looking_deeper_than_asked(levels):
+    assert protocol.nested_within(nested(levels), 4) is (levels <= 4)
+    assert protocol.nested_within({"a": {"b": nested(levels)}}, 6) is (levels <= 4)
+
+
+@pytest.mark.parametrize("levels", range(900, 1100, 7))
+def test_a_value_that_is_nested_too_deep_for_its_text_is_a_protocol_error(levels):
+    text = f'{{"type": "register", "endpoint": {"[" * levels}{"]" * levels}}}'
+    with pytest.raises(RemoteProtocolError):
+        protocol.parse_message(text)
+
+
+@given(st.lists(st.integers(1, 300), max_size=40), st.integers(400, 2000))
+def test_changes_of_many_agents_travel_whole_in_messages_of_a_limited_size(sizes, limit):
+    entries = [{"job": f"c7-{n}", "reason": "\N{PARTY POPPER}" * (n % 25)} for n in sizes]
+    parts = list(in_parts(entries, limit))
+    assert [entry for part in parts for entry in part] == entries
+    assert all(len(protocol.encode(protocol.Agents(part))) <= limit for part in parts)
+    assert len(parts) == 1 or all(parts)
