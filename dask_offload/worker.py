@@ -271,7 +271,7 @@ def _child(config: dict[str, Any], number: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.environ.update(config["shares"][number])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT})
-        random.seed()
+        _seed()
         code = int(asyncio.run(_work(config, number)))
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -282,6 +282,14 @@ def _child(config: dict[str, Any], number: int) -> NoReturn:
         sys.stderr.flush()
         # Not sys.exit: what the parent has registered to run at its exit is the parent's.
         os._exit(code)
+
+
+def _seed() -> None:
+    """Start the generators of random numbers that all forked workers would share the state of."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
 
 
 async def _work(config: dict[str, Any], number: int) -> Exit:
