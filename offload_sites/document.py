@@ -24,6 +24,7 @@ Path = tuple[str | int, ...]
 
 #: As for a ConfigMap; a catalog of a hundred profiles is some 50 kB.
 SIZE_LIMIT_BYTES = 1024**2
+TOO_LARGE = f"larger than {SIZE_LIMIT_BYTES // 1024**2} MiB"
 DEPTH_LIMIT = 30
 #: Values after aliases are followed: nine lines of YAML can name a thousand million.
 VALUE_LIMIT = 100_000
@@ -146,7 +147,7 @@ def parse_document(text: str, name: str) -> Document:
         document.problems.append(Problem(name, line, render_path(path), message))
 
     if len(text.encode("utf-8", "surrogatepass")) > SIZE_LIMIT_BYTES:
-        problem(1, f"the file is larger than {SIZE_LIMIT_BYTES // 1024**2} MiB")
+        problem(1, f"the file is {TOO_LARGE}")
         return document
     try:
         root = _Loader(text).get_single_node()

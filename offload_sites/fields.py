@@ -213,7 +213,7 @@ def _check_port(text: str) -> str:
 
 def distinct(values: list[Any]) -> list[Any]:
     """Refuse a list that names something twice."""
-    if any(value in values[:index] for index, value in enumerate(values)):
+    if len(set(values)) < len(values):
         raise expectation("expected each entry once")
     return values
 

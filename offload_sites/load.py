@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import logging
+import os
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic_core import ErrorDetails
 from offload_sites.catalog import BaseSite, Catalog, CatalogModel, Image, Profile
 from offload_sites.document import (
     SIZE_LIMIT_BYTES,
+    TOO_LARGE,
     Document,
     Path,
     Problem,
@@ -159,15 +161,23 @@ class CatalogFile:
 
 def _read(path: FilePath) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open) as file:  # Path.open takes no opener
+            os.set_blocking(file.fileno(), True)
             content = file.read(SIZE_LIMIT_BYTES + 1)
     except OSError as error:
         raise CatalogError([f"{path.name}: cannot be read: {error.strerror}"]) from error
+    if len(content) > SIZE_LIMIT_BYTES:  # before it is decoded: it may be cut within a character
+        raise CatalogError([f"{path.name}: the file is {TOO_LARGE}"])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise CatalogError([f"{path.name}: line {line} is not text in UTF-8"]) from error
+
+
+def _open(path: str, flags: int) -> int:
+    # A named pipe that nobody writes to is empty, and not waited for; `<(…)` of a shell is read.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _examine(

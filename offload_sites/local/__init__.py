@@ -7,6 +7,7 @@ from pathlib import Path
 
 from offload_sites.backend import TokenSource
 from offload_sites.catalog import LocalSite
+from offload_sites.errors import OffloadError
 from offload_sites.jobs import Resources
 from offload_sites.local.backend import LocalBackend
 from offload_sites.registry import SiteKind
@@ -27,7 +28,13 @@ def create(name: str, site: LocalSite, _tokens: TokenSource | None = None) -> Lo
 
 
 def _default_directory(name: str) -> Path:
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    try:
+        home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    except RuntimeError as error:  # containers run under numbers that have neither name nor home
+        raise OffloadError(
+            f"site {name!r} has no directory for its jobs, since this user has no home folder",
+            "set `directory` in the catalog, or the variable HOME or XDG_DATA_HOME",
+        ) from error
     return home / "interlink-offload" / "sites" / name
 
 

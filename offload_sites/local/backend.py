@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -81,7 +82,8 @@ class LocalBackend:
         term_grace_s: float = 10.0,
     ) -> None:
         self._name = name
-        self._root = directory.expanduser().resolve()
+        # Not Path.resolve, which raises for a loop of links: the first call says so in a sentence.
+        self._root = Path(os.path.realpath(directory.expanduser()))
         self._limits = Limits(max_jobs, cpus, node.gpus if node and node.gpus else None)
         self._node = node
         self._term_grace_s = term_grace_s

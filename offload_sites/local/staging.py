@@ -183,8 +183,11 @@ def _order(spec: JobSpec, secrets: SecretFiles, term_grace_s: float) -> Order:
 
 def _clean_environment() -> dict[str, str]:
     """Return what any program needs. The rest of ours is not the job's: it may hold secrets."""
-    environment = {"PATH": os.defpath, "HOME": str(Path.home()), "LANG": "C.UTF-8"}
-    with contextlib.suppress(KeyError):  # containers run under numbers that have no name
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+    # Containers run under numbers that have neither name nor home.
+    with contextlib.suppress(RuntimeError):
+        environment["HOME"] = str(Path.home())
+    with contextlib.suppress(KeyError):
         environment["USER"] = environment["LOGNAME"] = pwd.getpwuid(os.getuid()).pw_name
     return environment | {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
 

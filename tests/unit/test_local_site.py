@@ -2,14 +2,16 @@
 
 import errno
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload_sites.errors import JobRejectedError
-from offload_sites.jobs import JobSpec, JobState, Resources
-from offload_sites.local import staging, statuses
+from offload_sites.catalog import LocalSite
+from offload_sites.errors import JobRejectedError, OffloadError
+from offload_sites.jobs import JobSpec, JobState, Resources, SiteState
+from offload_sites.local import LocalBackend, create, staging, statuses
 from offload_sites.local.checks import check_request
 from offload_sites.local.fifo import Size, Usage, free_gpus, render_wait, startable, usage
 from offload_sites.local.jobqueue import Phase, phase_of
@@ -229,3 +231,22 @@ def test_a_submission_that_its_owner_is_just_removing_disturbs_no_other(tmp_path
     spec = JobSpec(("true",), Resources(), timedelta(minutes=1))
     added = staging.add(tmp_path, spec, {"a": {}}, term_grace_s=1, stopped=lambda: False)
     assert added == 1
+
+
+def test_a_user_without_home_and_name_can_have_jobs_where_the_catalog_says(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    site = {"kind": "local", "title": "Here", "max_walltime": timedelta(hours=1)}
+    with pytest.raises(OffloadError, match="has no directory for its jobs"):
+        create("here", LocalSite(**site))
+    create("here", LocalSite(**site, directory=str(tmp_path)))
+    assert "HOME" not in staging._clean_environment()
+
+
+async def test_a_loop_of_links_is_a_site_that_is_down(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    async with LocalBackend("here", directory=tmp_path / "loop" / "site") as backend:
+        assert (await backend.health()).state is SiteState.DOWN

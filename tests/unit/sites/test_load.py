@@ -3,6 +3,9 @@
 
 import copy
 import logging
+import os
+import threading
+from pathlib import Path
 
 import pytest
 import yaml
@@ -335,6 +338,8 @@ def test_a_file_with_a_byte_order_mark_loads(tmp_path):
         (b"", "c.yaml:1: the file is empty"),
         (b"\xef\xbb\xbf", "c.yaml:1: the file is empty"),
         (b"#" * (SIZE_LIMIT_BYTES + 1), "c.yaml:1: the file is larger than 1 MiB"),
+        # The limit is within a character.
+        (b"##" + b"\xc3\xa9" * SIZE_LIMIT_BYTES, "c.yaml:1: the file is larger than 1 MiB"),
     ],
 )
 def test_a_file_that_is_no_yaml_text_has_one_problem(tmp_path, content, problem):
@@ -349,6 +354,27 @@ def test_a_file_of_exactly_the_size_limit_is_read(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(GOOD + "#" * (SIZE_LIMIT_BYTES - len(GOOD)), encoding="utf-8")
     assert check_catalog(path) == []
+
+
+def test_a_pipe_is_read_and_one_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "c.yaml")
+    [problem] = check_catalog(tmp_path / "c.yaml")
+    assert problem.message == "the file is empty"
+    reading, writing = os.pipe()  # as in `offload catalog check <(…)`
+    with os.fdopen(writing, "w", encoding="utf-8") as file:
+        later = threading.Timer(0.1, lambda: (file.write(GOOD), file.close()))
+        later.start()
+        assert load_catalog(Path("/dev/fd", str(reading))) == parse_catalog(GOOD)
+        later.join()
+    os.close(reading)
+
+
+def test_a_list_of_very_many_names_is_checked_at_once():
+    names = ", ".join(f"g{number}" for number in range(90_000))
+    catalog = parse_catalog(GOOD + f"    groups: [{names}]\n")
+    assert len(catalog.profiles["small"].groups) == 90_000
+    [problem] = problems_of(GOOD + "    groups: [a, b, a]\n")
+    assert "expected each entry once" in problem
 
 
 def test_a_file_that_cannot_be_read_is_a_problem_with_its_name_and_no_folder(tmp_path):
