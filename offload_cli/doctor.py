@@ -106,11 +106,17 @@ def _versions() -> _Finding:
 def _agent() -> _Finding:
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
             size = write_worker_agent(Path(folder)).stat().st_size
-        except RelayError as error:
-            return _Finding(False, f"agent: {error.message}", error.hint)
+    except RelayError as error:
+        return _Finding(False, f"agent: {error.message}", error.hint)
+    except OSError as error:
+        return _Finding(
+            False,
+            f"agent: cannot be written to a folder for temporary files: {error.strerror}",
+            "look for space there, or set TMPDIR to a folder that can be written",
+        )
     return _Finding(True, f"agent: {size // 1024} KiB, for any Python since 3.9")
 
 
@@ -133,12 +139,13 @@ def _files() -> _Finding:
 
 def _relay(url: str) -> _Finding:
     kinds = {"ws": http.client.HTTPConnection, "wss": http.client.HTTPSConnection}
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         if not parts.hostname:
             raise ValueError("no host")
         connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=10)
-    except (KeyError, ValueError):  # another scheme, no host, or a port that is no number
+        parts.hostname.encode("idna")
+    except (KeyError, ValueError):  # another scheme, no host or none that can be, no port
         return _Finding(
             False,
             f"relay: {url!r} is no URL of a relay",

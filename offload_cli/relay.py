@@ -31,13 +31,13 @@ class _Address(click.ParamType[tuple[str, int] | socket.socket]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, int] | socket.socket:
         text = str(value)
-        if text.startswith("fd:") and text[3:].isdigit():
+        if text.startswith("fd:") and text[3:].isdecimal():
             try:
                 return socket.socket(fileno=int(text[3:]))
             except OSError:
                 self.fail(f"{text[3:]} is no open socket", param, ctx)
         host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
+        if not host or not port.isdecimal() or int(port) > 65535:
             self.fail(f"{text!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
         return host.strip("[]"), int(port)
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -242,6 +244,23 @@ def test_a_good_installation_is_called_good(farm):
     assert "BAD" not in found.out
     for line in ("good  site farm: up", "good  image here: Python", "good  agent:"):
         assert line in found.out
+
+
+@pytest.mark.parametrize("url", ["ws://[::1", "ws://a..b/", f"wss://{'a' * 64}.example.org", "x"])
+def test_what_is_no_url_of_a_relay_is_said(farm, url):
+    found = findings(farm, "--relay", url)["relay"]
+    assert found["good"] is False
+    assert "wss://relay.example.org" in found["advice"]
+
+
+def test_a_computer_without_space_for_temporary_files_is_said(farm, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    found = findings(farm)["agent"]
+    assert found["good"] is False
+    assert "TMPDIR" in found["advice"]
 
 
 def test_each_image_that_cannot_run_workers_is_named_with_what_to_do(farm):
