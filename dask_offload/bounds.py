@@ -1,17 +1,29 @@
-"""What `scale` and `adapt` may be asked for. Pure."""
+"""What users give to a cluster, each mistake in a sentence: numbers, times, texts. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import dask.utils
 
 from offload_sites.errors import OffloadError
 
-__all__ = ["AdaptiveBounds", "adaptive_bounds", "seconds_of", "whole"]
+__all__ = [
+    "AdaptiveBounds",
+    "adaptive_bounds",
+    "modules",
+    "seconds_in",
+    "seconds_of",
+    "text",
+    "walltime",
+    "whole",
+]
 
 _MOST = 100_000
+_LONGEST_S = 10 * 365 * 86400.0
 
 
 class AdaptiveBounds:
@@ -26,7 +38,7 @@ class AdaptiveBounds:
 
 
 def whole(what: str, value: object) -> int:
-    """Return `value`, a number of workers called `what`, as an int. Raises OffloadError if it is none."""
+    """Return `value`, a number called `what`, as an int. Raises OffloadError if it is none."""
     # bool is an int to Python; numpy's integers are not, but are meant.
     try:
         number = -1 if isinstance(value, bool) else value.__index__()  # type: ignore[attr-defined]
@@ -61,8 +73,45 @@ def seconds_of(times: Mapping[str, Any]) -> dict[str, float]:
         raise OffloadError(
             f"adapt() does not know {', '.join(unknown)}", "it takes target_duration and grace"
         )
-    return {
-        f"{key}_s": float(dask.utils.parse_timedelta(value))
-        for key, value in times.items()
-        if key != "interval"
-    }
+    return {f"{key}_s": seconds_in(key, value) for key, value in times.items() if key != "interval"}
+
+
+def seconds_in(what: str, value: object) -> float:
+    """Return `value`, a duration as Dask writes them, in seconds. Raises OffloadError if it is none."""
+    try:
+        found_s = float(dask.utils.parse_timedelta(value))
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError):
+        found_s = -1.0
+    if not 0 <= found_s <= _LONGEST_S:
+        raise OffloadError(f"{what} is {value!r}", "it has to be a duration such as 90s, 5m or 72h")
+    return found_s
+
+
+def walltime(value: object) -> str | None:
+    """Return `value`, a text or a timedelta, as a catalog writes it. Raises OffloadError if it is none."""
+    if isinstance(value, timedelta):
+        seconds = round(value.total_seconds())
+        # With days: a number in a duration has six digits.
+        return f"{seconds // 86400}d{seconds % 86400}s" if seconds > 0 else f"{seconds}s"
+    if value is None or isinstance(value, str):
+        return value
+    raise OffloadError(f"walltime is {value!r}", "it has to be a duration such as '8h', in quotes")
+
+
+def text(what: str, value: object) -> str | None:
+    """Return `value` as a text; a path is one. Raises OffloadError if it is none."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # as Dask reads a variable of the environment that holds a number
+    if value is None or isinstance(value, str):
+        return value or None
+    raise OffloadError(f"{what} is {value!r}", "it has to be a text")
+
+
+def modules(what: str, value: str | Iterable[object] | None) -> list[str]:
+    """Return names of modules; a text is one name. Raises OffloadError for anything else."""
+    found: Iterable[object] = [value] if isinstance(value, str) else value or ()
+    if not isinstance(found, Iterable) or not all(isinstance(name, str) for name in found):
+        raise OffloadError(f"{what} is {value!r}", "it has to be a list of names of modules")
+    return [str(name) for name in found]

@@ -25,7 +25,14 @@ from distributed.security import Security
 from distributed.utils import Log, Logs, format_dashboard_link
 
 from dask_offload.attach import security_of
-from dask_offload.bounds import AdaptiveBounds, adaptive_bounds, seconds_of, whole
+from dask_offload.bounds import (
+    AdaptiveBounds,
+    adaptive_bounds,
+    seconds_in,
+    seconds_of,
+    text,
+    whole,
+)
 from dask_offload.config import load_defaults, setting
 from dask_offload.progress import Progress
 from dask_offload.request import make_request
@@ -142,13 +149,15 @@ class OffloadCluster(Cluster):
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._drawn: Any = None
         self.security: Security | None = None
-        super().__init__(
-            asynchronous=asynchronous, loop=loop, quiet=quiet, name=name or setting("name")
-        )
-        self._wanted_name = name or setting("name")
+        self._wanted_name = text("name", name or setting("name"))
+        super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=self._wanted_name)
         if not self.called_from_running_loop:
             self._loop_runner.start()
-            self.sync(self._start)
+            try:
+                self.sync(self._start)
+            except BaseException:
+                self._loop_runner.stop()  # or each try would leave a thread behind
+                raise
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -169,6 +178,7 @@ class OffloadCluster(Cluster):
             await self._start_once()
         except BaseException as error:
             self.status = Status.closed  # or Dask warns that nobody has closed it
+            self._process.give_up()
             if self._supervisor is not None:
                 await self._supervisor.close()
             await self._loop_stopped()
@@ -323,8 +333,7 @@ class OffloadCluster(Cluster):
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
         """Wait, showing progress; raises OffloadError as soon as waiting has become pointless."""
-        given = timeout is not None
-        within_s = float(dask.utils.parse_timedelta(timeout, "s")) if given else math.inf
+        within_s = math.inf if timeout is None else seconds_in("timeout", timeout)
         deadline_s = time.monotonic() + within_s
         moved = asyncio.Event()
         progress = Progress(n_workers, quiet=self.quiet)
@@ -335,7 +344,7 @@ class OffloadCluster(Cluster):
 
         self._listeners.append(listen)
         try:
-            while self._registered() < n_workers:
+            while self.status != Status.running or self._registered() < n_workers:
                 self._check_hope(n_workers)
                 progress.show(self._snapshot)
                 left_s = deadline_s - time.monotonic()
@@ -490,6 +499,16 @@ class OffloadCluster(Cluster):
 
 # As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.
 _instances: weakref.WeakSet[OffloadCluster] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Have a fork take all clusters for closed: it lacks their event loops, and would wait for them."""
+    for cluster in list(_instances):
+        cluster.status = Status.closed
+    _instances.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @atexit.register

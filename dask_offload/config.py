@@ -7,7 +7,8 @@ from typing import Any
 
 import dask.config
 import yaml
-from dask.utils import parse_timedelta
+
+from dask_offload.bounds import seconds_in
 
 __all__ = ["load_defaults", "seconds", "setting"]
 
@@ -25,5 +26,5 @@ def setting(name: str) -> Any:
 
 
 def seconds(name: str) -> float:
-    """Return the duration `offload.<name>` in seconds."""
-    return float(parse_timedelta(setting(name)))
+    """Return the duration `offload.<name>` in seconds. Raises OffloadError if it is none."""
+    return seconds_in(f"the setting offload.{name}", setting(name))

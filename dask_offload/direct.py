@@ -39,7 +39,8 @@ __all__ = ["DirectWorkforce", "own_address"]
 
 log = logging.getLogger("offload-supervisor")
 
-_LIFETIME = timedelta(days=30)
+# As long as the authority of a cluster: whoever starts one may leave it alone for months.
+_LIFETIME = timedelta(days=365)
 _RESTART_S = 0.25
 _COUNTERS_S = 2.0
 _MOST = 100_000
@@ -245,6 +246,7 @@ class DirectWorkforce:
         self._claim_seed()
         agents = {key: AgentStatus.from_entry(entry) for key, entry in self._owner.agents.items()}
         await self._fleet.step(agents, heard=not self._owner.trouble)
+        self._owner.forget_others({job.key for job in self._fleet.jobs})
 
     def snapshot(self) -> FleetSnapshot:
         """Return jobs, failures and troubles."""

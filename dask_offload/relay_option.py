@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dask_offload.runtime import absolute
 from offload_relay.access import RelayAccess
 from offload_relay.lease import KEY_BYTES
 from offload_sites.errors import OffloadError
@@ -44,8 +45,7 @@ def check_relay(given: Mapping[str, Any]) -> dict[str, str]:
         raise OffloadError(
             f"the dial port of the relay is {relay['dial']!r}", "it looks like 10.1.2.3:8301"
         )
-    # The supervisor, which reads them, works in another folder than the notebook.
-    paths = {key: str(Path(relay[key]).expanduser().absolute()) for key in relay if "file" in key}
+    paths = {key: str(absolute(f"the relay's {key}", relay[key])) for key in relay if "file" in key}
     return {**relay, **paths}
 
 

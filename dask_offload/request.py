@@ -14,11 +14,14 @@ import dask
 import dask.config
 import distributed
 
+from dask_offload import bounds
+from dask_offload.bounds import modules, text, whole
 from dask_offload.config import seconds, setting
 from dask_offload.relay_option import check_relay
-from dask_offload.runtime import user_name
+from dask_offload.runtime import absolute, user_name
 from dask_offload.service_client import service_url
 from offload_relay.access import slug
+from offload_sites.errors import OffloadError
 
 __all__ = ["cluster_id", "make_request"]
 
@@ -29,35 +32,32 @@ _TRAVELS = ("array", "dataframe", "distributed", "optimization", "tokenize")
 def make_request(
     *,
     profile: str | None,
-    image: str | None,
+    image: str | Path | None,
     walltime: str | timedelta | None,
     cpus: int | None,
     site: str | None,
     catalog: str | Path | None,
     relay: Mapping[str, Any] | None,
-    preload: Sequence[str],
+    preload: str | Sequence[str],
 ) -> dict[str, Any]:
     """Return what the supervisor has to know, but for the name: arguments first, then settings.
 
     Raises
     ------
     OffloadError
-        A relay is named in a way that cannot be meant.
+        An argument or a setting is something that cannot be meant.
     """
     relay = check_relay(relay) if relay else _relay_setting()
-    catalog = catalog or setting("catalog")
-    if isinstance(walltime, timedelta):
-        walltime = f"{walltime.total_seconds():.0f}s"
+    catalog = text("catalog", catalog or setting("catalog"))
     return {
-        # The supervisor works in another folder than the notebook.
-        "catalog": str(Path(catalog).expanduser().resolve()) if catalog else None,
+        "catalog": str(absolute("catalog", catalog)) if catalog else None,
         "service": None if catalog or relay else _service(),
         "choice": {
-            "profile": profile or setting("profile"),
-            "image": image or setting("image"),
-            "walltime": walltime or setting("walltime"),
-            "cpus": cpus,
-            "site": site,
+            "profile": text("profile", profile or setting("profile")),
+            "image": text("image", image or setting("image")),
+            "walltime": bounds.walltime(setting("walltime") if walltime is None else walltime),
+            "cpus": None if cpus is None else whole("cpus", cpus),
+            "site": text("site", site),
         },
         "relay": relay,
         "user": user_name(),
@@ -70,7 +70,12 @@ def make_request(
             "target_duration_s": seconds("adaptive.target-duration"),
             "grace_s": seconds("adaptive.scale-down-grace"),
         },
-        "worker": _for_workers([*setting("worker.preload"), *preload]),
+        "worker": _for_workers(
+            [
+                *modules("the setting offload.worker.preload", setting("worker.preload")),
+                *modules("preload", preload),
+            ]
+        ),
     }
 
 
@@ -88,7 +93,7 @@ def _for_workers(preload: Sequence[str]) -> dict[str, Any]:
     return {
         "preload": list(preload),
         "register_timeout_s": seconds("worker.register-timeout"),
-        "version_check": setting("version-check"),
+        "version_check": _version_check(),
         "dask_config": config,
         "worker_config": setting("worker.config"),
         "versions": {
@@ -97,6 +102,15 @@ def _for_workers(preload: Sequence[str]) -> dict[str, Any]:
             "distributed": distributed.__version__,
         },
     }
+
+
+def _version_check() -> str:
+    found = setting("version-check")
+    if found not in ("strict", "warn"):
+        raise OffloadError(
+            f"the setting offload.version-check is {found!r}", "it is either strict or warn"
+        )
+    return str(found)
 
 
 def _service() -> dict[str, Any] | None:
@@ -111,4 +125,5 @@ def _service() -> dict[str, Any] | None:
 
 def _relay_setting() -> dict[str, Any] | None:
     relay = setting("relay")
-    return check_relay(relay) if relay["url"] else None
+    unset = not relay or (isinstance(relay, Mapping) and not relay.get("url"))
+    return None if unset else check_relay(relay)

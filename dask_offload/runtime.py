@@ -21,14 +21,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from offload_relay.access import slug
 from offload_sites.errors import OffloadError
 
-__all__ = ["ClusterFolder", "cluster_folders", "runtime_root", "user_name"]
+__all__ = ["ClusterFolder", "absolute", "cluster_folders", "runtime_root", "user_name"]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _ENV = "OFFLOAD_RUNTIME_DIR"
@@ -47,6 +47,23 @@ def user_name() -> str:
         return f"u{os.getuid()}"
 
 
+def absolute(what: str, path: str) -> Path:
+    """Return the whole path of a file: whoever reads it may work in another folder.
+
+    Raises
+    ------
+    OffloadError
+        It begins with the home folder of somebody who has none here.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise OffloadError(
+            f"{what} is {path!r}, and there is no such home folder on this computer",
+            "write the whole path",
+        ) from error
+
+
 def runtime_root() -> Path:
     """Return the folder of all clusters of this user, made if it is not there.
 
@@ -55,28 +72,55 @@ def runtime_root() -> Path:
     OffloadError
         Somebody else has made it, or others may enter it.
     """
-    set_by_user = os.environ.get(_ENV)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if set_by_user:
-        root = Path(set_by_user)
-    elif runtime and os.access(runtime, os.W_OK):
-        root = Path(runtime, "interlink-offload")
-    else:
-        root = Path(tempfile.gettempdir(), f"interlink-offload-{os.getuid()}")
+    root = _place()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = root.lstat()
     except OSError as error:
-        raise OffloadError(
-            f"cannot make the folder {root} for the files of clusters: {error.strerror}",
-            f"set {_ENV} to a folder on a local disk",
-        ) from error
+        raise _cannot_make(root, error) from error
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise OffloadError(
             f"the folder {root} belongs to, or is open to, another user",
             f"set {_ENV} to a folder that only you may enter",
         )
     return root
+
+
+def _place() -> Path:
+    set_by_user = os.environ.get(_ENV)
+    if set_by_user:
+        return Path(set_by_user).absolute()  # supervisors work in another folder
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.access(runtime, os.W_OK):
+        return Path(runtime, "interlink-offload")
+    try:
+        return Path(tempfile.gettempdir(), f"interlink-offload-{os.getuid()}")
+    except OSError as error:
+        raise OffloadError(
+            "there is no folder for temporary files that can be written",
+            f"set {_ENV} to a folder on a local disk, or TMPDIR",
+        ) from error
+
+
+def _cannot_make(folder: Path, error: OSError) -> OffloadError:
+    return OffloadError(
+        f"cannot make the folder {folder} for the files of clusters: {error.strerror}",
+        f"set {_ENV} to a folder on a local disk that has space left",
+    )
+
+
+@contextlib.contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Keep others from making clusters below `root`; where there are no locks, hope for the best."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file, too
+    finally:
+        os.close(fd)
 
 
 class ClusterFolder:
@@ -101,13 +145,15 @@ class ClusterFolder:
         if name is None:
             base = slug(user_name(), 24)
             numbers = (f"{base}-{number}" for number in range(1, 10_000))
-            return next(folder for n in numbers if (folder := cls._try(root / n)) is not None)
+            with _alone_in(root):
+                return next(folder for n in numbers if (folder := cls._try(root / n)) is not None)
         if not _NAME.fullmatch(name):
             raise OffloadError(
                 f"a cluster cannot be called {name!r}",
                 "use up to 31 lower-case letters, digits and hyphens, a letter first",
             )
-        folder = cls._try(root / name)
+        with _alone_in(root):
+            folder = cls._try(root / name)
         if folder is None:
             raise OffloadError(
                 f"a cluster called {name!r} is running",
@@ -125,6 +171,8 @@ class ClusterFolder:
             path.mkdir(mode=0o700)
         except FileExistsError:
             return None
+        except OSError as error:
+            raise _cannot_make(path, error) from error
         # A socket's path may have 107 bytes; said here rather than by bind().
         if len(os.fsencode(folder.supervisor_socket)) > 100:
             folder.remove()
@@ -186,6 +234,12 @@ class ClusterFolder:
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_if(self, options: Mapping[str, Any]) -> None:
+        """Remove the folder, unless another cluster has the name by now; `options` made this one."""
+        with _alone_in(self.path.parent):
+            if options and self.read("cluster.json") == options:
+                self.remove()
 
 
 def cluster_folders() -> list[ClusterFolder]:

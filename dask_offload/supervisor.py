@@ -37,7 +37,8 @@ __all__ = ["main"]
 
 log = logging.getLogger("offload-supervisor")
 
-_LIFETIME = timedelta(days=30)
+# As long as the authority of a cluster: whoever starts one may leave it alone for months.
+_LIFETIME = timedelta(days=365)
 _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
 _START_S = 60.0

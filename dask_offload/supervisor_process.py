@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +39,7 @@ class SupervisorProcess:
     def __init__(self, folder: ClusterFolder | None = None) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._given_up = False
 
     @property
     def started(self) -> bool:
@@ -64,10 +67,18 @@ class SupervisorProcess:
                     stderr=output,
                     start_new_session=True,
                 )
+        except OSError as error:
+            folder.remove()
+            raise OffloadError(
+                f"cannot start a cluster in {folder.path}: {error.strerror}",
+                "look for space on that disk, or set OFFLOAD_RUNTIME_DIR to a folder on another",
+            ) from error
         except BaseException:
             folder.remove()
             raise
         self._folder = folder
+        if self._given_up:  # meanwhile, by another thread
+            self._end(self._process, folder)
 
     async def reach(self, *, quiet: bool) -> RpcClient:
         """Return a client of it, as soon as it answers.
@@ -110,10 +121,32 @@ class SupervisorProcess:
             except subprocess.TimeoutExpired as error:
                 raise TimeoutError from error
 
+    def give_up(self) -> None:
+        """End one of ours that was not reached, or whose caller has lost patience. Returns at once.
+
+        One that is just being started in another thread is ended there.
+        """
+        self._given_up = True
+        if self._process is not None and self._folder is not None:
+            self._end(self._process, self._folder)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes], folder: ClusterFolder) -> None:
+        process.terminate()
+        threading.Thread(target=_clear_away, args=(process, folder), daemon=True).start()
+
     def let_go(self) -> None:
         """Let it go on without us."""
         if self._process is not None and self._process.poll() is None:
             _detached.append(self._process)
+
+
+def _clear_away(process: subprocess.Popen[bytes], folder: ClusterFolder) -> None:
+    """Wait until a supervisor has ended, and give its name free if it could not do so itself."""
+    mine = folder.read("cluster.json")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if process.wait(_END_S) == -signal.SIGTERM:  # before it listened to signals
+            folder.remove_if(mine)
 
 
 def _why_ended(folder: ClusterFolder) -> OffloadError:

@@ -5,6 +5,7 @@ import operator
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -45,6 +46,35 @@ def test_workers_in_several_jobs_compute_together_and_end_with_the_cluster(clust
         assert cluster.bytes_through_relay() > 0
     clusters.nothing_left()
     assert not list((clusters.place / "run").iterdir())
+
+
+def test_workers_that_were_forked_draw_different_random_numbers(clusters):
+    preload = ["numpy.random", "random"]
+    with clusters.start(2, preload=preload) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(2, timeout=TIMEOUT_S)
+        assert len(cluster.jobs()) == 1
+        for draw in (
+            lambda: float(__import__("numpy").random.random()),
+            lambda: __import__("random").random(),
+        ):
+            assert len(set(client.run(draw).values())) == 2
+
+
+def test_a_cluster_that_cannot_start_leaves_no_thread_and_its_name_free(clusters):
+    before = threading.active_count()
+    for _ in range(2):
+        with pytest.raises(OffloadError, match="no image 'nope'"):
+            clusters.start(name="mine", image="nope")
+    eventually_sync(lambda: threading.active_count() <= before)
+    clusters.start(name="mine")
+
+
+def test_waiting_for_workers_of_a_cluster_that_was_closed_says_so(clusters):
+    cluster = clusters.start(1)
+    cluster.wait_for_workers(1, timeout=TIMEOUT_S)
+    cluster.close()
+    with pytest.raises(OffloadError, match="has ended"):
+        cluster.wait_for_workers(1, timeout=TIMEOUT_S)
 
 
 def test_results_travel_between_jobs_that_cannot_reach_one_another(clusters):

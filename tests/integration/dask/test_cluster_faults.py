@@ -72,6 +72,70 @@ def test_results_are_right_though_a_job_and_a_worker_are_killed(clusters):
         assert ended[0].reason
 
 
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from dask_offload import OffloadCluster
+
+def interrupt():
+    there = Path(os.environ["OFFLOAD_RUNTIME_DIR"], "mine", sys.argv[1])
+    while not there.exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+
+interrupting = threading.Thread(target=interrupt)
+interrupting.start()
+try:
+    OffloadCluster(name="mine", quiet=True).close()
+    interrupting.join()
+except KeyboardInterrupt:
+    pass
+while OffloadCluster.names():
+    time.sleep(0.05)
+with OffloadCluster(name="mine", quiet=True) as cluster:
+    print(cluster.name)
+"""
+
+
+@pytest.mark.parametrize("stage", ["cluster.json", "lock", "scheduler.json", "scheduler-at.json"])
+def test_a_start_that_is_interrupted_ends_at_once_and_gives_its_name_free(clusters, stage):
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", INTERRUPTED, stage],
+        # Longer than this test may take: nothing here waits for owners to stay away.
+        env={**os.environ, "DASK_OFFLOAD__OWNER_GRACE": "1h"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "mine\n"), done.stderr
+
+
+FORKS = """
+import os, time
+from dask_offload import OffloadCluster
+with OffloadCluster(quiet=True) as cluster:
+    began = time.monotonic()
+    if os.fork() == 0:
+        raise SystemExit  # out of the block, and through what is registered to run at exit
+    os.wait()
+    print(time.monotonic() - began)
+    cluster.scale(0)
+"""
+
+
+def test_a_fork_of_the_notebook_ends_without_its_cluster(clusters):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS],
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < scaled(20)
+
+
 def test_a_worker_that_is_killed_comes_back_in_its_job(clusters):
     with clusters.start(2) as cluster, cluster.get_client() as client:
         cluster.wait_for_workers(2, timeout=TIMEOUT_S)

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,22 @@ def test_elsewhere_the_root_has_the_number_of_the_user_in_its_name(monkeypatch, 
     monkeypatch.delenv("OFFLOAD_RUNTIME_DIR")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert runtime_root() == tmp_path / f"interlink-offload-{os.getuid()}"
+
+
+def test_a_root_that_is_named_from_here_is_found_from_everywhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFLOAD_RUNTIME_DIR", "run")
+    assert runtime_root() == tmp_path / "run"
+
+
+def test_a_computer_without_a_place_for_files_is_said_in_a_sentence(monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.delenv("OFFLOAD_RUNTIME_DIR")
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    with pytest.raises(OffloadError, match="no folder for temporary files"):
+        runtime_root()
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -199,6 +217,28 @@ def test_the_name_of_a_dead_cluster_is_free_and_nothing_of_it_is_left():
     folder = ClusterFolder.create("mine")
     assert list(folder.path.iterdir()) == []
     assert folder.alive
+
+
+def test_a_name_that_many_want_at_once_is_given_once_though_a_dead_cluster_had_it(monkeypatch):
+    leave_dead("mine")
+    slow_remove = ClusterFolder.remove
+
+    def remove(folder):
+        time.sleep(0.02)  # as for a folder with much in it
+        slow_remove(folder)
+
+    monkeypatch.setattr(ClusterFolder, "remove", remove)
+
+    def create(_):
+        try:
+            return ClusterFolder.create("mine")
+        except OffloadError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [folder for folder in pool.map(create, range(8)) if folder]
+    assert len(made) == 1
+    assert made[0].path.is_dir()
 
 
 def test_the_number_of_a_dead_cluster_is_given_again(monkeypatch):
