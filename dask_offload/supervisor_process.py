@@ -155,5 +155,10 @@ def _why_ended(folder: ClusterFolder) -> OffloadError:
     folder.remove()
     if failed:
         return OffloadError(failed["message"], failed["hint"])
-    last = text.strip().splitlines()[-1:] or ["no output"]
-    return OffloadError(f"the supervisor of {folder.name!r} ended at once: {last[0]}")
+    lines = text.strip().splitlines()
+    if not lines:
+        return OffloadError(
+            f"the supervisor of {folder.name!r} ended at once, and could write nothing to {folder.path}",
+            "look for space on that disk, or set OFFLOAD_RUNTIME_DIR to a folder on another",
+        )
+    return OffloadError(f"the supervisor of {folder.name!r} ended at once: {lines[-1]}")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_offload.runtime import ClusterFolder, cluster_folders, runtime_root
+from dask_offload.supervisor_process import _why_ended
 from offload_relay.access import slug
 from offload_sites.errors import OffloadError
 
@@ -96,6 +97,17 @@ def test_a_computer_without_a_place_for_files_is_said_in_a_sentence(monkeypatch)
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
     with pytest.raises(OffloadError, match="no folder for temporary files"):
         runtime_root()
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [("", "could write nothing to"), ("a\nOSError: b\n", "ended at once: OSError: b")],
+)
+def test_a_supervisor_that_ended_with_few_words_is_told_with_them(root, log, said):
+    folder = ClusterFolder.create("mine")
+    (folder.path / "supervisor.log").write_text(log)
+    assert said in _why_ended(folder).message
+    assert not folder.path.exists()
 
 
 # --- names ---------------------------------------------------------------------------------------
