@@ -1,10 +1,11 @@
-"""What a hub's configuration says of relay, offload service and culler: entries for its lists. Pure.
+"""What a hub's configuration says of relay, offload service and culler: entries for its lists.
 
 Both lists of JupyterHub, `services` and `load_roles`, can hold others beside these.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,6 +17,9 @@ __all__ = ["CULLING_ROLE", "ROLES", "culling_service", "offload_service", "relay
 
 _OFFLOAD = "access:services!service=offload"
 _CULLER = "offload-culler"
+
+# JupyterHub hands a service hardly anything of its own environment. These are how sites are reached.
+_REACH = ("KUBECONFIG", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "CONDOR_CONFIG")
 
 # A hub exits if a service that it starts does not answer in time: a slow disk must not be the reason.
 # JupyterHub 5 cannot be told, and waits for 10 s.
@@ -96,12 +100,18 @@ def offload_service(
         Of this machine's loopback address, where the hub's proxy finds it.
     options : sequence of str
         Further options of `offload service`.
+
+    Notes
+    -----
+    What the hub's environment says of Kubernetes and HTCondor is handed on: KUBECONFIG, within a
+    cluster where its API is, and CONDOR_CONFIG.
     """
     return {
         "name": "offload",
         "url": f"http://127.0.0.1:{port}",
         "command": _offload("service", *options),
         "environment": {
+            **{name: os.environ[name] for name in _REACH if name in os.environ},
             "OFFLOAD_CATALOG": catalog_file,
             # A URL may hold a password, which has no place in a command line.
             "OFFLOAD_LEDGER": ledger_url,
