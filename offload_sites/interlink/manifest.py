@@ -23,6 +23,9 @@ from offload_sites.site_models import InterlinkSite
 
 __all__ = ["DONE", "check_spec", "make_pod"]
 
+# A virtual kubelet passes a deletion on at once, and then lets the pod stand for this time, 30 s if a pod
+# says nothing. No plugin of a batch system reads it; in a remote cluster it is what a pod has to end.
+_GRACE_S = 1
 #: What a job's script exits with when its command has ended with 0. Virtual nodes say 0 themselves of
 #: jobs that were killed (states.py), so 0 can be no proof of success.
 DONE = 100
@@ -70,6 +73,7 @@ def make_pod(job: PodJob, site: InterlinkSite) -> dict[str, Any]:
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
+            **({} if site.plugin == "kubernetes" else {"terminationGracePeriodSeconds": _GRACE_S}),
             "nodeSelector": {plugins.HOSTNAME: site.node_name},
             "tolerations": [*own, *(one for one in more if one not in own)],
             "containers": [

@@ -9,7 +9,7 @@ execute.go and the Slurm plugin's Status.go):
 * *Succeeded* means "exit code 0, or none known": a job that was killed by its walltime, by scancel or
   with its node may show it. Our script ends with `DONE` when its command has ended with 0, so a plain
   0 is an end whose cause the site has not told.
-* *Failed, Error: N* is an exit code that was really seen.
+* *Failed, Error: N* is an exit code that was really seen, or the signal of a batch job that was removed.
 * *Failed, ProviderFailed* is a pod that the site never took; the message says why.
 * a pod that stays Pending is in the queue of the batch system, or forgotten by it.
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import html
 import re
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -85,6 +86,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 _FILES_MISSING = {2, 127}
+_SIGNALS: Mapping[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGKILL: "SIGKILL"}
 # The answer of the site, and the error of Go around it that says everything twice.
 _ANSWER = re.compile(r".*\(HTTP (\d+)\): (.*)", re.DOTALL)
 _GO_ERROR = re.compile(r".* error: (.*)", re.DOTALL)
@@ -166,6 +168,14 @@ def _failed(state: Mapping[str, Any], end: End | None, walltime: timedelta) -> J
         end = End(end.code, "OOMKilled", said, end.started, end.finished)
     # The start that a virtual node tells is when it noticed: nothing can be reckoned from it.
     status = exit_status(end, None, walltime)
+    if end.code in _SIGNALS:
+        # Slurm's plugin writes the signal where an exit code belongs (seen with f8451d9, Slurm 24.11).
+        name = _SIGNALS[end.code]
+        status = replace(
+            status,
+            reason=f"the batch system ended it by {name}, or its command with exit code {end.code}",
+            hint="it may have been removed there, as by scancel; start it again",
+        )
     if end.code in _FILES_MISSING and status.state is JobState.FAILED:
         hint = (
             "if its log is empty or does not know start.sh, the plugin does not deliver files: see "

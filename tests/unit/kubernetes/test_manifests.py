@@ -221,3 +221,9 @@ def test_names_are_short_and_different_for_different_keys():
 def test_a_label_value_is_one_whatever_it_is_made_of(text):
     assert re.fullmatch(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", label_value(text))
     assert len(label_value(text)) <= 63
+
+
+@pytest.mark.parametrize(("plugin", "grace_s"), [("slurm", 1), ("docker", 1), ("kubernetes", None)])
+def test_a_deleted_pod_stands_no_longer_than_its_plugin_has_use_for(plugin, grace_s):
+    pod = virtual.make_pod(job(), hpc(plugin=plugin))
+    assert pod["spec"].get("terminationGracePeriodSeconds") == grace_s

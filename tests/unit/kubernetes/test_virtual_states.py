@@ -48,6 +48,13 @@ def test_a_success_without_the_mark_after_the_whole_walltime_was_its_end():
     assert look("Succeeded", state=terminated(0)).state is JobState.TIMED_OUT
 
 
+def test_a_batch_job_that_was_removed_shows_the_signal_as_its_exit_code():
+    status = look("Failed", reason="Error: 15", state=terminated(15, reason="Error: 15"))
+    assert (status.state, status.exit_code) == (JobState.FAILED, 15)
+    assert "ended it by SIGTERM" in status.reason
+    assert "scancel" in status.hint
+
+
 @pytest.mark.parametrize(
     ("code", "message", "state", "told"),
     [
