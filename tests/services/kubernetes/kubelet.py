@@ -95,6 +95,9 @@ class Kubelet:
     async def __aexit__(self, *_: object) -> None:
         self._follower.cancel()
         self._heart.cancel()
+        for uid, task in self._tasks.items():
+            if uid not in self.processes:
+                task.cancel()  # or it would start one that nobody ends
         for process in self.processes.values():
             process.signal(10)
         await asyncio.gather(*(p.wait() for p in self.processes.values()))
