@@ -116,7 +116,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Everything that an ordinary user can run, in one go."""
-    chosen = ("-m", "not (netns or browser or htcondor)")
+    chosen = ("-m", "not (netns or browser or htcondor or interlink)")
     required = ("--require=hub", "--require=kubernetes")
     run_pytest(session, *chosen, *required, "tests", side_by_side=True)
 
@@ -167,6 +167,12 @@ def browser(session: nox.Session) -> None:
 def htcondor(session: nox.Session) -> None:
     """Run the tests on a real HTCondor pool behind a CE, which they bring up: needs root."""
     run_pytest(session, "-m", "htcondor", "--require=htcondor", "--durations=15", "tests/e2e")
+
+
+@nox.session
+def interlink(session: nox.Session) -> None:
+    """Run the tests on a real Kubernetes, interLink and Slurm, which they build and bring up."""
+    run_pytest(session, "-m", "interlink", "--require=interlink", "--durations=15", "tests/e2e")
 
 
 @nox.session

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.condorhub import CondorHub, make_lab_image
+from tests.support.condorhub import CondorHub
 from tests.support.hubkit import PROXY
 from tests.support.kernelkit import run_in_kernel
+from tests.support.labimage import make_lab_image
 from tests.support.tiers import lacking
 from tests.support.waiting import eventually_sync, scaled
 

@@ -101,3 +101,26 @@ wait_for() { # wait_for SECONDS NAME COMMAND...: until COMMAND succeeds while NA
     sleep 0.2
   done
 }
+
+enter_root() { # enter_root NAME ROOTFS CVMFS_DIR DIR...: first process of a mount and pid namespace: recorded as NAME, it
+  # goes on in ROOTFS, read-only, with the folders DIR of $STATE. Killing it ends all of it.
+  local name=$1 root=$2 cvmfs=$3 host_pid dir; shift 3
+  read -r host_pid _ </proc/self/stat # /proc is still the machine's: this is the pid seen from outside
+  record "$name" "$host_pid"
+  mount --make-rprivate /
+  mount --bind "$root" "$root"
+  mount -o remount,bind,ro "$root"
+  mount -t proc proc "$root/proc"
+  mount --rbind /dev "$root/dev"
+  mount -t sysfs -o ro sysfs "$root/sys"
+  mount -t tmpfs tmpfs "$root/run"
+  for dir in "$@"; do mount --bind "$STATE/$dir" "$root/$dir"; done
+  mount --rbind "$cvmfs" "$root/cvmfs"
+  mount --bind "$STATE/hosts" "$root/etc/hosts"
+  cd "$root" || exit
+}
+leave_old_root() { # after enter_root, and what else is to be mounted below the current folder
+  pivot_root . .
+  umount -l .
+  cd /
+}

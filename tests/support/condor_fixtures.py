@@ -2,16 +2,17 @@
 
 import os
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from tests.support.clusterkit import environment, settings
-from tests.support.condorkit import Pool, why_not
+from tests.support.condorkit import Pool
 from tests.support.farmkit import FarmKit
 from tests.support.hubkit import free_ports
+from tests.support.labimage import make_dask_image
 from tests.support.relayprocess import RelayProcess
+from tests.support.testbedkit import why_not
 from tests.support.tiers import lacking
 from tests.support.waiting import scaled
 
@@ -35,7 +36,7 @@ def pool(request, tmp_path_factory):
         one = Pool(tmp_path_factory.mktemp("pool"), **ports)
     try:
         one.up()
-        one.run("make-image", "testbed/python:3.11")
+        one.make_image("testbed/python:3.11")
         yield one
     finally:
         if not running:
@@ -45,10 +46,7 @@ def pool(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def dask_image(pool):
     """Make the image with this environment's Dask, and return its path."""
-    packages = [f"{name}=={version(name)}" for name in ("dask", "distributed", "numpy")]
-    name = f"testbed/dask:{version('distributed')}"
-    pool.run("make-image", name, *packages)
-    return f"/cvmfs/unpacked.infn.it/{name}"
+    return make_dask_image(pool)
 
 
 @pytest.fixture

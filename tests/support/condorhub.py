@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shutil
 from pathlib import Path
 
 import requests
@@ -11,9 +9,6 @@ import requests
 from tests.support.condorkit import Pool
 from tests.support.hubkit import HubKit
 from tests.support.waiting import scaled
-
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("offload_sites", "offload_relay", "dask_offload")
 
 _CATALOG = """
 sites:
@@ -108,29 +103,3 @@ class CondorHub(HubKit):
         """Set switches of the issuer."""
         issuer = self.pool.env["IAM_ISSUER"]
         requests.post(f"{issuer}control", json=switches, verify=self.ca, timeout=10)
-
-
-def make_lab_image(pool: Pool) -> str:
-    """Make an image with a Jupyter server, Dask and this project, and return its path."""
-    pinned = [
-        f"{name}=={importlib.metadata.version(name)}"
-        for name in (
-            *("jupyterhub", "jupyterlab", "ipykernel", "dask", "distributed", "click"),
-            *("pydantic", "pyyaml", "websockets", "PyJWT", "cryptography", "prometheus-client"),
-        )
-    ]
-    pool.run("make-image", "testbed/lab:2", *pinned)
-    packages = Path(
-        pool.env["CVMFS_DIR"],
-        "unpacked.infn.it/testbed/lab:2/usr/local/lib/python3.11/dist-packages",
-    )
-    for name in PACKAGES:
-        shutil.rmtree(packages / name, ignore_errors=True)
-        shutil.copytree(ROOT / name, packages / name)
-    # Dask finds the scheme relay:// by an entry point.
-    info = packages / "interlink_offload-0.1.0.dist-info"
-    info.mkdir(exist_ok=True)
-    installed = importlib.metadata.distribution("interlink-offload")
-    for file in ("METADATA", "entry_points.txt"):
-        (info / file).write_text(installed.read_text(file))
-    return "/cvmfs/unpacked.infn.it/testbed/lab:2"

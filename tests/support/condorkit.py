@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +12,7 @@ import psutil
 
 from offload_sites.htcondor import HTCondorBackend, create
 from offload_sites.site_models import HTCondorCESite
-
-# What tests change in the environment is no business of services that outlive them.
-_ENVIRON = dict(os.environ)
-SERVICES = Path(__file__).parents[1] / "services"
+from tests.support.testbedkit import Testbed
 
 
 class FileTokens:
@@ -41,32 +35,10 @@ class GivenTokens:
         return self.value
 
 
-class Pool:
-    """One pool with its CE and its issuer, in a folder of its own."""
+class Pool(Testbed):
+    """One pool with its CE and its issuer."""
 
-    def __init__(self, state: Path, **settings: str) -> None:
-        self.state = state
-        self.settings = settings
-
-    def run(self, program: str, *args: str, **environ: str) -> str:
-        """Run one of the scripts; their output is shown if they fail."""
-        env = {**_ENVIRON, **self.settings, "TESTBED_STATE": str(self.state), **environ}
-        done = subprocess.run(
-            [SERVICES / "htcondor" / program, *args],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{program}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout
-
-    def up(self) -> None:
-        self.run("up", str(self.state))
-
-    def down(self, *, only: str = "", purge: bool = False) -> None:
-        self.run("down", *(["--purge"] if purge else []), str(self.state), ONLY=only)
+    scripts = "htcondor"
 
     @contextlib.contextmanager
     def frozen(self, name: str = "ce") -> Iterator[None]:
@@ -82,15 +54,7 @@ class Pool:
                     os.kill(pid, signal.SIGCONT)
 
     def _pids(self, name: str) -> list[int]:
-        first = int((self.state / "run" / f"{name}.pid").read_text().split()[0])
-        return [child.pid for child in psutil.Process(first).children(recursive=True)]
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What `env` of the testbed exports."""
-        script = f". {shlex.quote(str(self.state / 'env'))} && env -0"
-        text = subprocess.check_output(["bash", "-c", script], env={"PATH": os.environ["PATH"]})
-        return dict(line.split("=", 1) for line in text.decode().split("\0") if line)
+        return [child.pid for child in psutil.Process(self.pid(name)).children(recursive=True)]
 
     def condor(self, where: str, *command: str) -> str:
         """Run one of HTCondor's own tools as root in the `pool` or at the `ce`."""
@@ -147,11 +111,3 @@ class Pool:
         file.write_text(
             self.condor("pool", "condor_token_create", "-identity", f"{account}@test.local")
         )
-
-
-def why_not() -> str:
-    """Return why no pool can be brought up here; empty if one can."""
-    if os.geteuid() != 0:
-        return "needs root"
-    missing = [name for name in ("apt-get", "unshare", "nsenter") if shutil.which(name) is None]
-    return f"needs {', '.join(missing)}" if missing else ""

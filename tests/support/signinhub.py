@@ -15,8 +15,8 @@ from pathlib import Path
 
 import requests
 
-from tests.support.condorkit import SERVICES
 from tests.support.hubkit import free_ports
+from tests.support.testbedkit import SERVICES
 from tests.support.waiting import eventually_sync, scaled
 
 _CONFIG = """
