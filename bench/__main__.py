@@ -18,9 +18,11 @@ from typing import Any
 
 import psutil
 
-from bench import gateway, report, service, spawn, start, submit, transport
+from bench import gateway, htcondor, report, service, spawn, start, submit, transport
 
 _PARTS = ("transport", "gateway", "start", "submit", "service", "spawn")
+# Measured when it is asked for, with results of its own: it needs root, and a pool of HTCondor.
+_HTCONDOR = "htcondor"
 _PACKAGES = ("distributed", "dask", "tornado", "websockets", "cryptography", "interlink-offload")
 
 
@@ -30,7 +32,10 @@ def main() -> int:
         prog="python -m bench", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(_PARTS)}; all without"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"of {', '.join(_PARTS)}; all without. Or {_HTCONDOR}, alone",
     )
     parser.add_argument("--workers", type=_numbers, default=[50, 200], help="default: 50,200")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are kept (3)")
@@ -38,9 +43,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="default: a new file in bench/results")
     parser.add_argument("--report", type=Path, help="only write docs/performance.md from this file")
     options = parser.parse_args()
-    if wrong := set(options.parts) - set(_PARTS):
+    alone = options.parts == [_HTCONDOR]
+    if not alone and (wrong := set(options.parts) - set(_PARTS)):
         parser.error(f"{', '.join(sorted(wrong))}: there are {', '.join(_PARTS)}")
-    path = options.report or _run(options)
+    if alone and not options.report and (reason := htcondor.missing()):
+        parser.error(f"{_HTCONDOR}: {reason}")
+    path = options.report or (_run_htcondor if alone else _run)(options)
     changed = report.write_page(path)
     print(f"docs/performance.md: {'written' if changed else 'was up to date'}")
     return 0
@@ -86,7 +94,22 @@ def _run(options: argparse.Namespace) -> Path:
     if "spawn" in parts:
         results["spawn"] = spawn.measure(repeat=repeat)
         results["stall"] = spawn.measure_stall(sessions=20, window_s=idle_s)
-    path = options.output or report.RESULTS / f"{results['when'][:10]}.json"
+    return _keep(results, options.output or report.RESULTS)
+
+
+def _run_htcondor(options: argparse.Namespace) -> Path:
+    results = {
+        "part": _HTCONDOR,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": _machine(),
+        "versions": _versions(),
+        **htcondor.measure(quick=options.quick),
+    }
+    return _keep(results, options.output or report.RESULTS / _HTCONDOR)
+
+
+def _keep(results: dict[str, Any], place: Path) -> Path:
+    path = place if place.suffix == ".json" else place / f"{results['when'][:10]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print(f"results: {path}")

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import htcondor_report
+
 __all__ = ["RESULTS", "newest", "render", "write_page"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-_BEGIN, _END = "<!-- results: begin -->\n", "<!-- results: end -->"
 
 _TRANSPORT = (
     ("register_s", "until all are registered, s"),
@@ -70,9 +71,9 @@ _WAYS = {
 }
 
 
-def newest() -> Path | None:
-    """Return the newest file of results; None if there is none."""
-    return max(RESULTS.glob("*.json"), default=None)
+def newest(part: str = "") -> Path | None:
+    """Return the newest file of results, or of those of a part that has its own; None without one."""
+    return max((RESULTS / part).glob("*.json"), default=None)
 
 
 def render(results: dict[str, Any]) -> str:
@@ -93,10 +94,13 @@ def render(results: dict[str, Any]) -> str:
 
 def write_page(path: Path) -> bool:
     """Put the results in the file `path` into the page; return whether that changed it."""
+    results = json.loads(path.read_text("utf-8"))
+    name = results.get("part", "results")
+    text = (htcondor_report.render if name == "htcondor" else render)(results)
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     old = PAGE.read_text("utf-8")
-    before, _, rest = old.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    new = f"{before}{_BEGIN}{render(json.loads(path.read_text('utf-8')))}\n{_END}{after}"
+    before, _, rest = old.partition(begin)
+    new = f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}"
     PAGE.write_text(new, "utf-8")
     return new != old
 

@@ -139,7 +139,7 @@ class DirectWorkforce:
                 )
                 for name in self._choice.sites
             }
-            self._fleet = Fleet(self._id, backends, self, self._policies)
+            self._fleet = Fleet(self._id, backends, self, self._policies, changed=self._crew.poke)
             self._stack = stack.pop_all()
         return self
 

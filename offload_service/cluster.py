@@ -192,7 +192,15 @@ class Cluster:
         }
         keys = [*self._recorded, *(job.key for job in self._known)]
         serial = max(map(_number, keys), default=0)
-        fleet = Fleet(self.id, sites, self, policies, known=self._known, serial=serial)
+        fleet = Fleet(
+            self.id,
+            sites,
+            self,
+            policies,
+            known=self._known,
+            serial=serial,
+            changed=self._poked.set,
+        )
         fleet.wanted = self._wanted
         if len(sites) > 1:
             fleet.waits = await self._waits()

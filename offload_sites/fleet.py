@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -72,6 +71,8 @@ class Fleet:
         Highest number that a key of this fleet has had.
     clock : callable
         Returns aware UTC.
+    changed : callable
+        Called when a site has taken jobs, between two steps: who shows them need not wait.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class Fleet:
         known: Iterable[FleetJob] = (),
         serial: int = 0,
         clock: Callable[[], datetime] = _now,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._prefix = prefix
         self._sites = {
             name: FleetSite(name, backend, policies[name], clock) for name, backend in sites.items()
         }
         self._recruiter = recruiter
+        self._changed = changed
         self._clock = clock
         self._serial = serial
         self._jobs: dict[str, FleetJob] = {job.key: job for job in known}
@@ -366,24 +369,34 @@ class Fleet:
         ]
 
     async def _submit_site(self, site: FleetSite) -> None:
-        sizes = Counter(job.workers for job in self._unconfirmed(site))
-        for size in sizes:
-            keys = [job.key for job in self._unconfirmed(site) if job.workers == size]
-            if not keys:
-                continue
-            try:
-                spec, secrets = self._recruiter.prepare(site.name, size, keys)
-                handles = await site.backend.submit(spec, secrets)
-            except OffloadError as error:
-                if not error.transient:
-                    for key in keys:
-                        self._jobs.pop(key, None)
-                raise
-            site.trouble = None
-            log.info("site %s: submitted %d jobs of %d workers", site.name, len(handles), size)
-            for key, handle in handles.items():
-                if key in self._jobs:
-                    self._jobs[key] = replace(self._jobs[key], handle=handle)
+        sizes = {job.workers for job in self._unconfirmed(site)}
+        # At a time: a call may take a second, and the jobs of a large fleet have two sizes.
+        done = await asyncio.gather(
+            *(self._submit(site, size) for size in sizes), return_exceptions=True
+        )
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _submit(self, site: FleetSite, size: int) -> None:
+        """Submit the jobs of `size` workers that are not confirmed yet, in one go."""
+        keys = [job.key for job in self._unconfirmed(site) if job.workers == size]
+        if not keys:
+            return
+        try:
+            spec, secrets = self._recruiter.prepare(site.name, size, keys)
+            handles = await site.backend.submit(spec, secrets)
+        except OffloadError as error:
+            if not error.transient:
+                for key in keys:
+                    self._jobs.pop(key, None)
+            raise
+        site.trouble = None
+        log.info("site %s: submitted %d jobs of %d workers", site.name, len(handles), size)
+        for key, handle in handles.items():
+            if key in self._jobs:
+                self._jobs[key] = replace(self._jobs[key], handle=handle)
+        self._changed()
 
     # --- letting go ----------------------------------------------------------------------------
 

@@ -106,6 +106,37 @@ async def test_two_hundred_workers_of_equal_jobs_are_one_submission(stage):
     assert len(stage.submits()) == 1
 
 
+async def test_jobs_of_two_sizes_are_submitted_at_a_time_and_told_of_at_once(stage):
+    told = []
+    policies = {"naples": Policy(workers_per_job=96)}
+    fleet = Fleet(
+        "c7",
+        stage.sites,
+        stage.crew,
+        policies,
+        clock=stage.clock,
+        changed=lambda: told.append(sum(bool(job.handle) for job in fleet.jobs)),
+    )
+    both, submit = asyncio.Event(), stage.site.submit
+    asked = []
+
+    async def slow(spec, jobs):
+        asked.append(len(jobs))
+        if len(asked) == 2:
+            both.set()
+        await both.wait()  # for ever, if the second one were to wait for the first
+        return await submit(spec, jobs)
+
+    stage.site.submit = slow
+    fleet.wanted = 200
+    await fleet.step({})
+    async with asyncio.timeout(5):
+        while len(told) < 2:
+            await asyncio.sleep(0)
+    assert sorted(asked) == [1, 2]
+    assert told[-1] == 3
+
+
 async def test_jobs_are_followed_from_queued_to_working_to_ended(stage):
     stage.fleet.wanted = 4
     await stage.steps()
