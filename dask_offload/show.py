@@ -77,7 +77,7 @@ def render_notes(snapshot: Snapshot, width: int = 80) -> list[str]:
     """Return each note as a few lines for a terminal, without escape sequences in a site's words."""
     return [
         textwrap.fill(
-            _plain(f"{note.icon}: {note.head} {note.text} {note.said} {note.advice}"),
+            _plain(f"{note.icon}: {note.head} {note.text} {_quoted(note.said)} {note.advice}"),
             max(width, 40),
             initial_indent="  ",
             subsequent_indent="    ",
@@ -86,6 +86,10 @@ def render_notes(snapshot: Snapshot, width: int = 80) -> list[str]:
         )
         for note in snapshot.notes
     ]
+
+
+def _quoted(said: str) -> str:
+    return f'The site says: "{said.strip()}".' if said.strip() else ""
 
 
 def _plain(text: str) -> str:

@@ -285,9 +285,9 @@ def _held(jobs: Sequence[FleetJob], titles: Mapping[str, str]) -> Iterable[Note]
             "warn",
             "held",
             f"{_jobs(len(group))} with {workers} workers {_are(group)} held at {titles[site]}",
-            f"since {_clock(since)}. {reason}" if since else reason,
+            f"since {_clock(since)}. {_sentence(reason)}" if since else _sentence(reason),
             group[0].status.said,
-            group[0].status.hint,
+            _sentence(group[0].status.hint),
         )
 
 
@@ -301,8 +301,8 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
                 "bad",
                 "bad",
                 f"{titles[site]} refuses more jobs.",
+                _sentence(trouble.message),
                 "",
-                trouble.message,
                 f"{_sentence(trouble.hint)} {again}".strip(),
             )
         else:

@@ -113,7 +113,7 @@ def test_the_reason_of_a_held_job_is_said_once_with_advice(screen):
         stage.show(HELD)
     text = " ".join(" ".join(screen.lines).split())
     assert text.count("held: 1 job with 4 workers is held at RAC Naples") == 1
-    assert "4096 MB on slot1@wn042.na.infn.it choose a larger profile" in text
+    assert '4096 MB on slot1@wn042.na.infn.it". Choose a larger profile.' in text
 
 
 @either

@@ -160,7 +160,10 @@ def test_a_note_is_wrapped_and_keeps_its_advice():
     (note,) = render_notes(snapshot(held), width=60)
     assert note.startswith("  held: 1 job with 4 workers is held at RAC Naples")
     assert all(len(line) <= 60 for line in note.splitlines())
-    assert " ".join(note.split()).endswith("4096 MB choose a larger profile")
+    assert " ".join(note.split()).endswith(
+        'The site says: "Error from slot1@wn042.na.infn.it: memory usage exceeded request_memory of '
+        '4096 MB". Choose a larger profile.'
+    )
 
 
 def test_a_very_long_reason_does_not_flood_the_terminal():
@@ -174,7 +177,7 @@ def test_a_site_cannot_send_escape_sequences_to_a_terminal():
     (note,) = render_notes(snapshot(held), width=80)
     assert note.replace("\n", "").isascii()
     assert note.replace("\n", "").isprintable()
-    assert "a?]0;title?b c" in note
+    assert "A?]0;title?b c" in note
 
 
 # --- HTML ----------------------------------------------------------------------------------------
@@ -307,7 +310,7 @@ def test_what_a_site_says_in_any_place_is_escaped_on_its_way_to_the_page():
 
 
 def test_a_long_reason_is_shown_whole():
-    reason = f"begin {'x' * 3000} end"
+    reason = f"Begin {'x' * 3000} end."
     page = Page(render_html(snapshot(job(1, JobState.HELD, reason=reason))))
     assert page.text.count(reason) == 2  # as a note, and in the row of the job
 

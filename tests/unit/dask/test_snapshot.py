@@ -154,7 +154,7 @@ def test_jobs_held_for_the_same_reason_are_one_note_with_the_words_of_the_site()
     (note,) = shown.notes
     assert (note.tone, note.head) == ("warn", "2 jobs with 8 workers are held at RAC Naples")
     assert note.text == f"since {early.astimezone():%H:%M:%S}. Its memory was used up."
-    assert (note.said, note.advice) == (held["said"], held["hint"])
+    assert (note.said, note.advice) == (held["said"], "Choose a larger profile.")
 
 
 def test_jobs_held_for_different_reasons_are_told_apart_most_workers_first():
@@ -162,7 +162,7 @@ def test_jobs_held_for_different_reasons_are_told_apart_most_workers_first():
         job(1, JobState.HELD, reason="no credential"),
         *(job(n, JobState.HELD, reason="no space") for n in (2, 3)),
     )
-    assert [note.text for note in shown.notes] == ["no space", "no credential"]
+    assert [note.text for note in shown.notes] == ["No space.", "No credential."]
     assert shown.notes[1].head == "1 job with 4 workers is held at RAC Naples"
 
 
@@ -192,12 +192,14 @@ def test_a_site_that_does_not_answer_is_named_and_nothing_seems_to_have_failed()
     assert note.said == "time-out"
 
 
-def test_a_site_that_refuses_is_quoted_with_what_to_do():
+def test_a_site_that_refuses_is_told_with_what_to_do():
     refusal = silence("group wp5 is closed", final=True, hint="Ask the site")
     (note,) = snapshot(troubles={"leonardo": refusal}).notes
     assert (note.tone, note.head) == ("bad", "Leonardo refuses more jobs.")
-    assert (note.said, note.advice) == (
-        "group wp5 is closed",
+    # Our own sentence, which may quote the site: nothing that the site says word by word.
+    assert (note.text, note.said, note.advice) == (
+        "Group wp5 is closed.",
+        "",
         "Ask the site. Then call cluster.retry().",
     )
 
