@@ -44,7 +44,12 @@ class StartGoesOn:
         spawner.server.wait_up = self._believed
         spawner._spawn_pending = True  # noqa: SLF001  # the hub's own, as the next one
         future = spawner._spawn_future = asyncio.ensure_future(self._go_on())  # noqa: SLF001
-        future.add_done_callback(_look_at)
+        future.add_done_callback(self._ended)
+
+    def _ended(self, future: asyncio.Future[None]) -> None:
+        """Keep what has failed for pages, and nothing else: the hub's stop asks a future why it failed."""
+        if future.cancelled() or future.exception() is None:
+            self._spawner._spawn_future = None  # noqa: SLF001
 
     async def _believed(self, **_: object) -> HTTPResponse:
         """Stand in for `Server.wait_up`, once."""
@@ -63,8 +68,6 @@ class StartGoesOn:
             await proxy.delete_user(spawner.user, spawner.name)
             await spawner.user.stop(spawner.name)
             raise
-        else:
-            spawner._spawn_future = None  # noqa: SLF001
         finally:
             spawner.going_on = None
             spawner._spawn_pending = False  # noqa: SLF001
@@ -73,9 +76,3 @@ class StartGoesOn:
 def _hub_proxy() -> Any:
     """Return the proxy of the hub that this process is."""
     return JupyterHub.instance().proxy
-
-
-def _look_at(future: asyncio.Future[None]) -> None:
-    """Take note of an exception that the pages of the hub read later, if anybody looks."""
-    if not future.cancelled():
-        future.exception()
