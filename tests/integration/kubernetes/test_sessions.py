@@ -363,7 +363,7 @@ def test_a_pod_without_a_node_waits_for_its_queue_budget_and_then_says_why(hub):
     eventually_sync(lambda: not hub.server("max"), within_s=60)
     assert time.monotonic() - begin > 8
     words = "The pod did not start at Empty racks within 8 s: no node has room for it yet (0/"
-    assert words in hub.log("hub")
+    eventually_sync(lambda: words in hub.log("hub"))
     eventually_sync(lambda: not hub.pods("max"))
 
 
