@@ -143,6 +143,11 @@ class PodWatch:
         """The most that it may take in all."""
         return self.queue + self.start
 
+    def limit(self, pod: Mapping[str, Any] | None) -> timedelta:
+        """Return which time is over for a pod that has had the most of all."""
+        without_node = pod is not None and not pod["spec"].get("nodeName")
+        return self.queue if without_node else self.most
+
     def check(self, pod: Mapping[str, Any] | None, now: datetime) -> None:
         """Do nothing while a pod that does not run yet may still do so.
 

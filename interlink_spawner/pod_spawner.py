@@ -114,8 +114,9 @@ class PodSpawner(KubeSpawner):
         except kube.PodFailed as error:
             raise self._pod_failed(site.title, str(error), error.within) from error
         except TimeoutError as error:
-            why, _ = kube.why_not(self._pod_seen())
-            raise self._pod_failed(site.title, why or str(error), watch.most) from error
+            pod = self._pod_seen()
+            why, _ = kube.why_not(pod)
+            raise self._pod_failed(site.title, why or str(error), watch.limit(pod)) from error
         finally:
             self._watch = None
 

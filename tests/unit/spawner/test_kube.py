@@ -165,6 +165,11 @@ def test_a_pod_may_be_without_a_node_for_its_queue_budget_and_says_why_it_is():
     assert words.startswith("The pod did not start at Our machines within 1 h: no node has room")
 
 
+def test_a_pod_without_a_node_has_used_up_its_queue_budget_though_nobody_looked_at_that_moment():
+    assert watch().limit(NO_ROOM) == timedelta(hours=1)
+    assert watch().limit(ON_NODE) == watch().limit(None) == timedelta(minutes=65)
+
+
 def test_on_its_node_a_pod_has_the_time_that_the_administrator_gives_pods():
     watch().check(ON_NODE, PLACED + timedelta(minutes=4))
     with pytest.raises(PodFailed, match="it is being started on node n1") as caught:
