@@ -271,7 +271,7 @@ class Contest:
             self.pool.condor(
                 "pool", "condor_hold", "-all", "-reason", "your group is over its share"
             )
-            time.sleep(_SHOWN_S)
+            time.sleep(_SHOWN_S)  # as long for each: not all of them ever show it
             shown = repr(cluster)
             cluster.close()
         self._empty()

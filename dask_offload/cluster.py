@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import importlib.util
 import logging
 import math
 import os
 import time
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +22,7 @@ from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 from distributed.utils import Log, Logs, format_dashboard_link
 
+from dask_offload import open_clusters
 from dask_offload.attach import security_of
 from dask_offload.bounds import (
     AdaptiveBounds,
@@ -200,7 +199,7 @@ class OffloadCluster(Cluster):
             hello["scheduler"], connection_args=self.security.get_connection_args("client")
         )
         await super()._start()
-        _instances.add(self)
+        open_clusters.add(self)
         self._follower = asyncio.create_task(self._follow())
         if self._n_workers:
             await self._scale(self._n_workers)
@@ -232,7 +231,7 @@ class OffloadCluster(Cluster):
         if self.status == Status.created:
             self.status = Status.closed
             return
-        _instances.discard(self)
+        open_clusters.discard(self)
         if self._follower is not None:
             self._follower.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -495,25 +494,3 @@ class OffloadCluster(Cluster):
     def names() -> list[str]:
         """Return the names of this user's running clusters on this computer."""
         return [folder.name for folder in cluster_folders() if folder.alive]
-
-
-# As Dask's own SpecCluster: a program that ends without close() leaves nothing behind.
-_instances: weakref.WeakSet[OffloadCluster] = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    """Have a fork take all clusters for closed: it lacks their event loops, and would wait for them."""
-    for cluster in list(_instances):
-        cluster.status = Status.closed
-    _instances.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-@atexit.register
-def _close_all() -> None:
-    for cluster in list(_instances):
-        with contextlib.suppress(Exception):
-            if cluster.status == Status.running and not cluster.asynchronous:
-                cluster.close(timeout=_CLOSE_S)

@@ -18,7 +18,7 @@ from dask_offload.children import Child
 from dask_offload.recruit import WorkerJobs, site_place
 from dask_offload.relay_option import relay_access
 from dask_offload.runtime import ClusterFolder, cluster_folders
-from dask_offload.tls import ClusterAuthority
+from dask_offload.tls import LIFETIME, ClusterAuthority
 from dask_offload.workforce import Crew, Plan
 from offload_relay.access import RelayAccess
 from offload_relay.lease import Lease, new_key, sign
@@ -39,8 +39,6 @@ __all__ = ["DirectWorkforce", "own_address"]
 
 log = logging.getLogger("offload-supervisor")
 
-# As long as the authority of a cluster: whoever starts one may leave it alone for months.
-_LIFETIME = timedelta(days=365)
 _RESTART_S = 0.25
 _COUNTERS_S = 2.0
 _MOST = 100_000
@@ -103,7 +101,7 @@ class DirectWorkforce:
             role="owner",
             user=str(self._options["user"]),
             domain=self._id,
-            expires=datetime.now(UTC) + _LIFETIME,
+            expires=datetime.now(UTC) + LIFETIME,
             dial=(f"*.{self._id}",),
         )
         return sign(lease, self._access.key)

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from dask_offload.remote import RemoteWorkforce
 from dask_offload.rpc import Caller, Handler, RpcClient, RpcServer
 from dask_offload.runtime import ClusterFolder
 from dask_offload.snapshot import Snapshot, WorkerInfo, make_snapshot
-from dask_offload.tls import ClusterAuthority
+from dask_offload.tls import LIFETIME, ClusterAuthority
 from dask_offload.workforce import Workforce
 from offload_relay.errors import RelayError
 from offload_sites.errors import OffloadError
@@ -37,8 +36,6 @@ __all__ = ["main"]
 
 log = logging.getLogger("offload-supervisor")
 
-# As long as the authority of a cluster: whoever starts one may leave it alone for months.
-_LIFETIME = timedelta(days=365)
 _TICK_S = 0.25
 _QUIET_TICK_S = 1.0
 _START_S = 60.0
@@ -149,7 +146,7 @@ class Supervisor:
         return DirectWorkforce(self._folder, self._options, self._authority, self)
 
     def _write_scheduler_config(self) -> None:
-        credential = self._authority.issue("scheduler", _LIFETIME)
+        credential = self._authority.issue("scheduler", LIFETIME)
         plan = self._workforce.plan
         self._folder.write(
             "scheduler.json",
@@ -312,7 +309,7 @@ class Supervisor:
         """Note that a notebook is there, and tell it how to reach the scheduler."""
         self._check_open()
         self._owners.came(caller, pid)
-        credential = self._authority.issue("client", _LIFETIME)
+        credential = self._authority.issue("client", LIFETIME)
         return {
             "id": self._workforce.plan.id,
             "name": self._folder.name,

@@ -10,8 +10,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["ClusterAuthority", "Credential"]
+__all__ = ["LIFETIME", "ClusterAuthority", "Credential"]
 
+#: How long a cluster may go on: whoever starts one may leave it alone for months.
+LIFETIME = timedelta(days=365)
 # Clocks of worker nodes may be behind.
 _EARLIER = timedelta(hours=1)
 # RFC 5280, 4.2.1.3: a CA has to say so; ssl refuses one that does not from Python 3.13 on.
@@ -55,7 +57,7 @@ class ClusterAuthority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(cluster, "CA")
         self._cert = (
-            _builder(self._name, self._name, self._key, timedelta(days=366))
+            _builder(self._name, self._name, self._key, LIFETIME + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_SIGNS_ONLY, critical=True)
             .add_extension(
