@@ -10,10 +10,12 @@ from typing import Any
 import dask.utils
 
 from offload_sites.errors import OffloadError
+from offload_sites.wording import show
 
 __all__ = [
     "AdaptiveBounds",
     "adaptive_bounds",
+    "for_workers",
     "modules",
     "seconds_in",
     "seconds_of",
@@ -107,6 +109,25 @@ def text(what: str, value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     raise OffloadError(f"{what} is {value!r}", "it has to be a text")
+
+
+def for_workers(what: str, value: Any) -> Any:
+    """Return `value`, a setting of Dask or a tree of them, if it can be written into a job's files.
+
+    Raises OffloadError that names the first one in it that cannot.
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            for_workers(f"{what}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            for_workers(what, inner)
+    elif not isinstance(value, str | int | float | None):
+        raise OffloadError(
+            f"Dask's setting {what} is {show(value)}, which cannot be sent to workers",
+            "write it as a text, a number, a list or a mapping",
+        )
+    return value
 
 
 def modules(what: str, value: str | Iterable[object] | None) -> list[str]:

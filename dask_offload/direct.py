@@ -129,7 +129,7 @@ class DirectWorkforce:
                 keeper = asyncio.create_task(self._keep_relay(self._child))
                 stack.push_async_callback(_cancelled, keeper)
             self._owner = await stack.enter_async_context(
-                Owner(self._access.url, self._token, self._changed, tls=_tls(self._access))
+                Owner(self._access.url, self._owner_lease, self._changed, tls=_tls(self._access))
             )
             backends = {
                 name: await stack.enter_async_context(

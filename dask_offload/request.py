@@ -15,7 +15,7 @@ import dask.config
 import distributed
 
 from dask_offload import bounds
-from dask_offload.bounds import modules, text, whole
+from dask_offload.bounds import for_workers, modules, text, whole
 from dask_offload.config import seconds, setting
 from dask_offload.relay_option import check_relay
 from dask_offload.runtime import absolute, user_name
@@ -85,7 +85,7 @@ def cluster_id(name: str) -> str:
 
 
 def _for_workers(preload: Sequence[str]) -> dict[str, Any]:
-    config = {section: dask.config.get(section, {}) for section in _TRAVELS}
+    config: dict[str, Any] = {name: dask.config.get(name, {}) for name in _TRAVELS}
     config["distributed"] = {
         **config["distributed"],
         "comm": {k: v for k, v in config["distributed"].get("comm", {}).items() if k != "tls"},
@@ -94,8 +94,8 @@ def _for_workers(preload: Sequence[str]) -> dict[str, Any]:
         "preload": list(preload),
         "register_timeout_s": seconds("worker.register-timeout"),
         "version_check": _version_check(),
-        "dask_config": config,
-        "worker_config": setting("worker.config"),
+        "dask_config": {name: for_workers(name, part) for name, part in config.items()},
+        "worker_config": for_workers("offload.worker.config", setting("worker.config")),
         "versions": {
             "python": ".".join(map(str, sys.version_info[:3])),
             "dask": dask.__version__,

@@ -97,7 +97,10 @@ class LiveSession:
         session, relay = self.session, self._desk.relay
         # Good for as long as the job can be of use, and for somewhat longer, to end it then.
         expires = session.expires + _LEASE_SPARE
-        lease = session_owner(relay, session.user, session.id, session.route, expires)
+
+        def lease() -> str:
+            return session_owner(relay, session.user, session.id, session.route, expires)
+
         self._owner = self._watch(relay.url, lease, self._hear_relay, tls=_trust(relay.ca))
         await self._owner.__aenter__()
         # A job that it has left, and that its site did not remove, must not answer in its place; this

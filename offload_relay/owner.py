@@ -32,8 +32,9 @@ class Owner:
     ----------
     url : str
         Base URL of the relay's public port, `ws://` or `wss://`.
-    lease : str
-        A token for the role `owner`.
+    lease : callable
+        Returns a token for the role `owner`; called for each connection, so that it need not be good
+        for longer than one.
     on_change : callable
         Called without arguments when an agent, or the connection, has changed.
     tls : SSLContext or None
@@ -43,13 +44,13 @@ class Owner:
     def __init__(
         self,
         url: str,
-        lease: str,
+        lease: Callable[[], str],
         on_change: Callable[[], None] = lambda: None,
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._url = url.rstrip("/") + protocol.PATH_WATCH
-        self._headers = {"Authorization": f"Bearer {lease}"}
+        self._lease = lease
         self._on_change = on_change
         self._tls = tls
         self._heartbeat_s = LIMITS.heartbeat_s
@@ -98,7 +99,7 @@ class Owner:
             try:
                 async with connect(
                     self._url,
-                    additional_headers=self._headers,
+                    additional_headers={"Authorization": f"Bearer {self._lease()}"},
                     ssl=self._tls,
                     compression=None,
                     ping_interval=None,

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from dask_offload.service_client import API
+from dask_offload.tls import LIFETIME
 from offload_service.addresses import check_scheduler
 from offload_service.bodies import (
     AdaptBody,
@@ -277,7 +278,7 @@ def _created(service: Service, cluster: Cluster, token: str) -> dict[str, Any]:
         "sites": {name: site.title for name, site in made.sites.items()},
         "workers_per_job": next(iter(made.sites.values())).workers_per_job,
         "gpus_per_worker": made.unit.gpus,
-        "reach": {"dial": settings.relay.dial, "token": cluster.owner_lease()},
+        "reach": {"dial": settings.relay.dial, "token": cluster.owner_lease(LIFETIME)},
         "most": service.clusters.most(cluster),
         "seed": service.clusters.seed(cluster, service.catalog.catalog),
         "order": 0,

@@ -45,8 +45,8 @@ _CLOSE_S = 20.0
 # As long as a fleet counts what it has lost.
 _FAILURES_COUNT = timedelta(hours=1)
 _CLOSE_AGAIN_S = (2.0, 5.0, 15.0, 60.0)
-# The scheduler and the notebook dial with it for as long as the cluster may live.
-_OWNER_LIFETIME = timedelta(days=30)
+# Signed anew for each connection to the relay, which ends with it.
+_WATCH_LEASE = timedelta(days=1)
 # How much longer than a job may take a certificate is good, and when a new one is asked for.
 _CREDENTIAL_SPARE = timedelta(hours=24)
 
@@ -107,7 +107,7 @@ class Cluster:
         self._task: asyncio.Task[None] | None = None
         self._owner = Owner(
             tools.settings.relay.url,
-            self.owner_lease(),
+            lambda: self.owner_lease(_WATCH_LEASE),
             self._poked.set,
             tls=relay_tls(tools.settings.relay),
         )
@@ -137,13 +137,13 @@ class Cluster:
         """Why the relay cannot be reached; empty if it can."""
         return self._owner.trouble
 
-    def owner_lease(self) -> str:
+    def owner_lease(self, lifetime: timedelta) -> str:
         """Return the right to dial its workers, and to watch and end its agents; no other's."""
         lease = Lease(
             role="owner",
             user=self.user,
             domain=self.domain,
-            expires=_now() + _OWNER_LIFETIME,
+            expires=_now() + lifetime,
             dial=(f"*.{self.domain}",),
         )
         return sign(lease, self._tools.settings.relay.key)

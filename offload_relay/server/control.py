@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from offload_relay import protocol
 from offload_relay.errors import RemoteProtocolError
-from offload_relay.lease import Lease
+from offload_relay.lease import Lease, has_expired
 from offload_relay.protocol import CloseCode, Endpoint, Limits, encode, parse_message
 from offload_relay.server.endpoints import Agent, Directory, Domain, RefusedError
 
@@ -335,7 +335,7 @@ async def serve_owner(relay: Relay, websocket: ServerConnection, lease: Lease) -
         pass
     except* TimeoutError:
         raise TimeoutError from None
-    except* RemoteProtocolError as group_error:
+    except* (RemoteProtocolError, RefusedError) as group_error:
         raise group_error.exceptions[0] from None
     finally:
         domain.owners -= 1
@@ -375,6 +375,9 @@ async def _owner_messages(
     while True:
         async with asyncio.timeout(protocol.SILENT_BEATS * relay.limits.heartbeat_s):
             message = parse_message(await _text(websocket))
+        # At the latest with the next beat: no right outlives its lease.
+        if has_expired(lease, time.time()):
+            raise RefusedError(CloseCode.LEASE_REFUSED, f"the lease {lease.id} has expired")
         if isinstance(message, protocol.Gone):
             log.info("domain %s: gone: %s", lease.domain, ", ".join(message.jobs) or "all jobs")
             reason = message.reason or "its owner has ended it"

@@ -445,7 +445,7 @@ def test_a_relay_makes_its_key_serves_owners_and_ends_when_it_is_asked_to(tmp_pa
 async def _watch(public, key, place):
     kit = Kit.__new__(Kit)
     kit.key = key
-    async with Owner(f"ws://127.0.0.1:{public}", kit.token()) as owner:
+    async with Owner(f"ws://127.0.0.1:{public}", kit.token) as owner:
         await eventually(lambda: owner.trouble == "")
 
 

@@ -171,7 +171,7 @@ async def test_an_agent_that_does_not_go_when_it_is_told_to_is_cut_off_with_its_
     parked = await opened(kit, "/park", kit.token("agent"))
     status, stream = await kit.dial(endpoint())
     assert status == 200
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         await owner.gone(["c7-1"], "its owner has had enough")
         # It hears so, and goes on as if it had not: it is alive, and its streams are open.
         with pytest.raises(ConnectionClosed):

@@ -138,7 +138,7 @@ async def test_a_job_that_is_told_gone_ends_within_seconds_with_all_that_it_star
     agent = await kit.agent(payload=DAEMON)
     await eventually((agent.folder / "ready").exists)
     assert len(processes_in(agent.folder)) == 3
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         await owner.gone(["c7-1"], "scaled down")
         assert await agent.wait() == 0
         seen = await eventually(lambda: owner.agents.get("c7-1", {}).get("reason"))
@@ -147,7 +147,7 @@ async def test_a_job_that_is_told_gone_ends_within_seconds_with_all_that_it_star
 
 
 async def test_a_job_that_starts_after_its_cluster_has_gone_starts_no_payload(kit):
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         await owner.gone([], "its cluster has ended")
         await eventually(lambda: "c7" in kit.relay.directory.domains)
         late = await kit.agent(payload="import pathlib; pathlib.Path('started').touch()")
@@ -155,8 +155,29 @@ async def test_a_job_that_starts_after_its_cluster_has_gone_starts_no_payload(ki
         assert not (late.folder / "started").exists()
 
 
+async def test_an_owner_watches_with_a_new_lease_once_its_old_one_has_ended(kit):
+    spare = timedelta(seconds=28)  # of the 30 s that clocks may differ
+    ends = iter([datetime.now(UTC) - spare, datetime.now(UTC) + timedelta(hours=1)])
+    signed, troubles = [], []
+
+    def lease():
+        signed.append(kit.token(expires=next(ends)))
+        return signed[-1]
+
+    def changed():
+        troubles.append(owner.trouble)
+
+    async with Owner(kit.url, lease, changed) as owner:
+        await eventually(lambda: len(signed) == 2 and not owner.trouble)
+        agent = await kit.agent()
+        await eventually(lambda: "c7-1" in owner.agents)
+        await owner.gone([], "enough")
+        assert await agent.wait() == 0
+    assert any("has expired" in trouble for trouble in troubles)
+
+
 async def test_it_is_said_again_to_a_relay_that_has_forgotten_who_is_gone(kit):
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         await eventually(lambda: not owner.trouble)
         await owner.gone(["c7-1"], "scaled down")
         await kit.stop()
@@ -218,7 +239,7 @@ async def test_something_else_at_the_address_of_the_relay_ends_the_job_with_a_re
         agent = await kit.agent(relay=f"ws://127.0.0.1:{port}", unreachable_s=scaled(2.0))
         assert await agent.wait() == EXIT_UNREACHABLE
         assert "InvalidURI" in agent.log()
-        async with Owner(f"ws://127.0.0.1:{port}", kit.token()) as owner:
+        async with Owner(f"ws://127.0.0.1:{port}", kit.token) as owner:
             await eventually(lambda: "InvalidURI" in owner.trouble)
 
 
@@ -276,7 +297,7 @@ async def test_a_payload_that_does_not_finish_is_ended_with_the_walltime(kit):
 
 
 async def test_a_payload_that_cannot_be_started_is_a_sentence_for_the_owner(kit):
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         agent = await kit.agent(payload="", walltime_s=60.0)
         assert await agent.wait() == 0
         missing = await kit.agent(2, lease=kit.token("agent", 2), job="c7-2", net="j2.local.c7")
@@ -298,7 +319,7 @@ def _command(kit, agent):
 
 
 async def test_a_payload_killed_by_a_signal_is_told_apart_from_one_that_failed(kit):
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         agent = await kit.agent(payload="import os; os.kill(os.getpid(), 9)")
         assert await agent.wait() == 128 + 9
         seen = await eventually(lambda: owner.agents.get("c7-1", {}).get("reason"))
@@ -309,7 +330,7 @@ async def test_agents_are_not_disturbed_when_their_owner_comes_and_goes(kit):
     agent = await kit.agent(payload=ECHO)
     name = await agent.endpoint()
     for _ in range(3):
-        async with Owner(kit.url, kit.token()) as owner:
+        async with Owner(kit.url, kit.token) as owner:
             await eventually(lambda: owner.agents.get("c7-1"))
     stream = await kit.connected(name)
     assert await stream.echo(b"here") == b"here"

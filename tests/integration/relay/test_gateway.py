@@ -60,7 +60,7 @@ async def test_a_named_server_is_another_session_than_the_default_one(gateway):
 async def test_a_session_that_is_awaited_is_not_answered_for_by_another_one(gateway):
     await gateway.session(ALICE, 1)
     client = await gateway.raw()
-    async with Owner(gateway.url, gateway.token(domain="c8", route=GPU)) as owner:
+    async with Owner(gateway.url, lambda: gateway.token(domain="c8", route=GPU)) as owner:
         await eventually(lambda: not owner.trouble)
         await eventually(lambda: gateway.relay.watchers.get("c8"))
         assert (await client.ask(GPU + "api"))[0] == 503
@@ -386,7 +386,7 @@ async def test_the_domain_of_a_session_counts_what_the_gateway_carries(gateway):
     client = await gateway.raw()
     await client.send(f"GET {ALICE}blob?size=100000 HTTP/1.1\r\nHost: h\r\n\r\n")
     assert len((await client.answer())[2]) == 100_000
-    async with Owner(gateway.url, gateway.token()) as owner:
+    async with Owner(gateway.url, gateway.token) as owner:
         entry = await eventually(lambda: owner.agents.get(f"{DOMAIN}-1"))
     assert entry["serves"] is True
     assert entry["bytes_in"] > 100_000

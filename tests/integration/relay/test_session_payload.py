@@ -153,7 +153,7 @@ async def asked(gateway, job):
 async def last_words(gateway):
     """Return the agent's last words, as the hub hears them."""
     token = gateway.token(domain="s1.u-alice-fpmansl7")
-    async with Owner(gateway.url, token) as owner:
+    async with Owner(gateway.url, lambda: token) as owner:
         return await eventually(
             lambda: (owner.agents.get("s1-1") or {}).get("reason") and dict(owner.agents["s1-1"])
         )
@@ -211,7 +211,7 @@ async def test_jupyterlab_finds_the_extension_and_what_it_shows(begin, gateway):
 
 async def test_the_hub_hears_when_the_server_listens_and_what_the_image_has(begin, gateway):
     token = gateway.token(domain="s1.u-alice-fpmansl7", route=ROUTE)
-    async with Owner(gateway.url, token) as owner:
+    async with Owner(gateway.url, lambda: token) as owner:
         job = await begin()
         entry = await eventually(
             lambda: (owner.agents.get("s1-1") or {}).get("serves") and owner.agents["s1-1"],

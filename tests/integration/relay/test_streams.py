@@ -187,7 +187,7 @@ async def test_an_endpoint_goes_when_the_process_that_listens_dies(kit):
 
 
 async def test_an_owner_sees_its_agents_come_and_go_and_their_last_words(kit):
-    async with Owner(kit.url, kit.token()) as owner:
+    async with Owner(kit.url, kit.token) as owner:
         agent = await kit.agent(payload="import sys; sys.exit(3)")
         seen = await eventually(
             lambda: owner.agents.get("c7-1", {}).get("state") == "ended" and owner.agents["c7-1"]
@@ -200,8 +200,8 @@ async def test_an_owner_sees_its_agents_come_and_go_and_their_last_words(kit):
 
 async def test_an_owner_sees_nothing_of_others(kit):
     async with (
-        Owner(kit.url, kit.token(domain="c8")) as stranger,
-        Owner(kit.url, kit.token()) as own,
+        Owner(kit.url, lambda: kit.token(domain="c8")) as stranger,
+        Owner(kit.url, kit.token) as own,
     ):
         await kit.agent()
         await eventually(lambda: own.agents)

@@ -115,6 +115,19 @@ def test_a_setting_that_cannot_be_meant_is_said(name, value):
         assert repr(value) in said()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("distributed.comm.timeouts.connect", timedelta(seconds=30)),
+        ("dataframe.backends", [{"numpy"}]),
+        ("offload.worker.config", {"array.chunk-size": np.int64(7)}),
+    ],
+)
+def test_a_setting_that_cannot_travel_to_workers_is_named(name, value):
+    with dask.config.set({name: value}):
+        assert f"Dask's setting {name}" in said()
+
+
 def test_no_relay_may_be_said_in_several_ways():
     for nothing in (None, {}, {"url": None}, {"url": ""}):
         with dask.config.set({"offload.relay": nothing}):

@@ -22,7 +22,7 @@ class SlowRelay:
 
 
 async def test_more_may_be_gone_while_it_is_said_again_who_is():
-    owner, relay = Owner("ws://127.0.0.1:1", ""), SlowRelay()
+    owner, relay = Owner("ws://127.0.0.1:1", str), SlowRelay()
     await owner.gone(["c7-1", "c7-2"], "enough")
     watching = asyncio.create_task(owner._watch(relay))
     await asyncio.sleep(0)
@@ -36,7 +36,7 @@ async def test_more_may_be_gone_while_it_is_said_again_who_is():
 
 
 async def test_agents_that_have_gone_are_forgotten_with_their_jobs():
-    owner = Owner("ws://127.0.0.1:1", "")
+    owner = Owner("ws://127.0.0.1:1", str)
     states = {"c7-1": "ended", "c7-2": "ended", "c7-3": "connected", "c7-4": "lost"}
     entries = [{"job": job, "state": state} for job, state in states.items()]
     await owner.gone(["c7-1"], "enough")
