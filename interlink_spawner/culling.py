@@ -52,7 +52,7 @@ def idle_for(inactive: timedelta, server: Mapping[str, Any], now: datetime) -> t
 def _job_of(server: Mapping[str, Any]) -> Session | None:
     """Return the session if it runs as a job; None if it is a pod, or none of ours."""
     ours = (server.get("state") or {}).get("offload") or {}
-    return load_session(ours.get("session")) if ours.get("place") == "site" else None
+    return None if ours.get("pod") else load_session(ours.get("session"))
 
 
 def is_idle(

@@ -1,20 +1,24 @@
 """Which servers count as idle."""
 
+import json
 from datetime import timedelta
 
 import pytest
 
 from interlink_spawner.culling import Culler, idle_for, is_idle
 from interlink_spawner.hub_services import CULLING_ROLE, culling_service
+from interlink_spawner.spawner import InterLinkSpawner
 from offload_sites.jobs import AgentState, JobState
 from tests.support.sessionkit import NOW, agent, at, new_session, status
 
 HOUR = timedelta(hours=1)
 
 
-def server(session, place="site"):
-    """Return what the hub says of a server, as far as it counts here."""
-    return {"ready": True, "state": {"offload": {"place": place, "session": session.dump()}}}
+def server(session, *, pod=False):
+    """Return what the hub says of a server, as far as it counts here: what a spawner has stored."""
+    spawner = InterLinkSpawner(_mock=True)
+    spawner._session, spawner.is_pod = session, pod
+    return {"ready": True, "state": json.loads(json.dumps(spawner.get_state()))}
 
 
 def session(*, ready=0.0, connected=0.0, state=AgentState.CONNECTED):
@@ -53,10 +57,11 @@ def test_a_session_whose_link_is_back_has_all_of_the_time_again():
         {"ready": True},
         {"ready": True, "state": None},
         {"ready": True, "state": {"pod_name": "jupyter-alice"}},
-        {"ready": True, "state": {"offload": {"place": "kubernetes", "session": None}}},
+        server(None, pod=True),
+        server(session(state=AgentState.LOST), pod=True),  # it has moved from a site to a pod
         {
             "ready": True,
-            "state": {"offload": {"place": "site", "session": {"id": "of a later release"}}},
+            "state": {"offload": {"pod": False, "session": {"id": "of a later release"}}},
         },
     ],
 )
