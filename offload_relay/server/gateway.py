@@ -167,7 +167,8 @@ class Gateway:
         """Let the client read its answer: closing while it still sends would destroy that."""
         pipe = client.pipe
         assert isinstance(pipe, TcpPipe)  # noqa: S101  # a client
-        if client.http.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.IDLE):
+        state, unread = client.http.their_state, client.http.trailing_data[0]
+        if state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED) or (state is h11.IDLE and not unread):
             return
         with contextlib.suppress(TimeoutError, OSError):
             pipe.writer.write_eof()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Protocol
 
 import h11
@@ -12,6 +13,13 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 from offload_relay.server.endpoints import Agent
 
 __all__ = ["Peer", "Pipe", "StalledError", "TcpPipe", "WebSocketPipe"]
+
+
+# Where h11 sees the end of a head, and what it takes within one although others read it differently: a
+# line that does not end with CR LF, and one that goes on in the next. Both may be refused (RFC 9112,
+# 2.2 and 5.2), and requests are smuggled with them where two programs disagree.
+_HEAD_END = re.compile(rb"\n\r?\n")
+_AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]")
 
 
 class StalledError(Exception):
@@ -111,11 +119,14 @@ class Peer:
         Raises
         ------
         h11.RemoteProtocolError
-            The other side does not speak HTTP, or broke off in the middle.
+            The other side does not speak HTTP, or broke off in the middle; a client may not leave it
+            open where a line of its head ends.
         OSError
             The connection broke.
         """
         while True:
+            if self.http.their_role is h11.CLIENT and self.http.their_state is h11.IDLE:
+                _check_lines(self.http.trailing_data[0])
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
                 return event
@@ -134,3 +145,10 @@ class Peer:
     def reusable(self) -> bool:
         """True if both sides are done and may go on with another request."""
         return self.http.our_state is h11.DONE and self.http.their_state is h11.DONE
+
+
+def _check_lines(data: bytes) -> None:
+    """Raise if lines of the head at the start of `data`, which may go on, do not end as they should."""
+    end = _HEAD_END.search(data)
+    if _AMBIGUOUS.search(data, 0, end.end() if end else len(data)):
+        raise h11.RemoteProtocolError("a line of the head is folded, or does not end with CR LF")

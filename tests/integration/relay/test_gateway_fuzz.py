@@ -201,3 +201,31 @@ async def test_a_length_that_two_readers_may_read_in_two_ways_ends_the_connectio
     assert re.match(rb"HTTP/1\.1 (400|501) ", said)
     assert said.count(b"HTTP/1.1 ") == 1
     assert sessions == []
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET {0} HTTP/1.1\nHost: h\n\n",
+        "GET {0} HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
+        "GET {0} HTTP/1.1\r\nHost: h\r\n\n",
+        "GET {0} HTTP/1.1\r\nHost: h\r\nX: y\r\n folded\r\n\r\n",
+        "GET {0} HTTP/1.1\r\nHost: h\r\nX: y\r\n\tfolded\r\n\r\n",
+        "POST {0} HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n 0\r\n\r\n",
+        "GET {0} HTTP/1.1\r\nHost: h\rX: y\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("pause", ["whole", "bytewise"])
+async def test_a_line_that_two_readers_may_end_at_two_places_ends_the_connection(
+    gateway, sessions, head, pause
+):
+    client = await gateway.raw()
+    good = f"GET {ALICE} HTTP/1.1\r\nHost: h\r\n\r\n"
+    for part in [good, head.format(ALICE)] if pause == "whole" else [*good, *head.format(ALICE)]:
+        await client.send(part)
+    assert (await client.answer())[0] == 200  # the same, with the ends that it should have
+    status, headers, body = await client.answer()
+    assert (status, headers["connection"]) == (400, "close")
+    assert b"not HTTP" in body
+    assert await client.ended() == b""
+    assert len(sessions) == 1
