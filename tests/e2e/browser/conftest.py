@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hubkit import PROXY, HubKit
+from tests.support.hublogs import hub_logs, pytest_runtest_makereport  # noqa: F401
 from tests.support.processes import processes_below
 from tests.support.tiers import lacking
 from tests.support.waiting import eventually_sync, scaled
@@ -130,21 +131,3 @@ def shoot():
         page.screenshot(path=str(shots() / f"{name}.png"))
 
     return take
-
-
-@pytest.fixture(autouse=True)
-def _logs(request):
-    """Print the end of each process's log if a test fails."""
-    yield
-    if getattr(request.node, "failed_report", None) and "hub" in request.fixturenames:
-        kit = request.getfixturevalue("hub")
-        for name in ("hub", "relay"):
-            print(f"--- {name}\n{kit.log(name)[-6000:]}")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    outcome = yield
-    report = outcome.get_result()
-    if report.when == "call" and report.failed:
-        item.failed_report = report

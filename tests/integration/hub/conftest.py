@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hubkit import PROXY, HubKit
+from tests.support.hublogs import hub_logs, pytest_runtest_makereport  # noqa: F401
 from tests.support.tiers import lacking
 
 
@@ -25,22 +26,3 @@ def hub(request):
             kit.close()
         finally:
             shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(autouse=True)
-def _logs(request):
-    """Print the end of each process's log if a test fails."""
-    yield
-    report = getattr(request.node, "failed_report", None)
-    if report and "hub" in request.fixturenames:
-        kit = request.getfixturevalue("hub")
-        for name in ("hub", "relay"):
-            print(f"--- {name}\n{kit.log(name)[-6000:]}")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    outcome = yield
-    report = outcome.get_result()
-    if report.when == "call" and report.failed:
-        item.failed_report = report

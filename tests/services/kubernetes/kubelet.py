@@ -242,7 +242,7 @@ class Kubelet:
         except _Stuck as stuck:
             waiting = {"waiting": {"reason": stuck.reason, "message": stuck.message}}
             await self.tell(
-                pod, {"phase": "Pending", "containerStatuses": [_container(pod, waiting)]}
+                pod, {"phase": "Pending", "containerStatuses": [container_status(pod, waiting)]}
             )
 
     async def run(self, pod: dict[str, Any]) -> None:
@@ -250,7 +250,7 @@ class Kubelet:
         container = pod["spec"]["containers"][0]
         creating = {"waiting": {"reason": "ContainerCreating"}}
         started = {"phase": "Pending", "startTime": now(), "hostIP": "127.0.0.1"}
-        await self.tell(pod, {**started, "containerStatuses": [_container(pod, creating)]})
+        await self.tell(pod, {**started, "containerStatuses": [container_status(pod, creating)]})
         if container["image"] in self.pulls:
             reason = self.pulls[container["image"]]
             raise _Stuck(reason, f"failed to pull image {container['image']!r}: not found")
@@ -264,7 +264,7 @@ class Kubelet:
         self.processes[pod["metadata"]["uid"]] = process
         await process.start()
         begun = now()
-        running = _container(pod, {"running": {"startedAt": begun}}, ready=True)
+        running = container_status(pod, {"running": {"startedAt": begun}}, ready=True)
         await self.tell(
             pod,
             {
@@ -283,7 +283,7 @@ class Kubelet:
         status = {
             "phase": "Succeeded" if code == 0 else "Failed",
             "conditions": [_condition("Ready", False, "PodCompleted", "")],
-            "containerStatuses": [_container(pod, {"terminated": ended})],
+            "containerStatuses": [container_status(pod, {"terminated": ended})],
         }
         await self.tell(pod, {**status, **why})
 
@@ -422,7 +422,7 @@ def node_condition(kind: str, good: bool, reason: str, message: str) -> dict[str
     return {**_condition(kind, good, reason, message), "lastHeartbeatTime": now()}
 
 
-def _container(
+def container_status(
     pod: dict[str, Any], state: dict[str, Any], *, ready: bool = False
 ) -> dict[str, Any]:
     container = pod["spec"]["containers"][0]

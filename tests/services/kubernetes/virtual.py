@@ -19,7 +19,7 @@ import aiohttp
 from offload_sites.kubernetes.client import ApiError
 from tests.services.kubernetes.api import now
 from tests.services.kubernetes.client import Client
-from tests.services.kubernetes.kubelet import Kubelet, node_condition
+from tests.services.kubernetes.kubelet import Kubelet, container_status, node_condition
 from tests.services.kubernetes.process import PodProcess, data_of, write_volume
 
 TAINT = {"key": "virtual-node.interlink/no-schedule", "value": "true", "effect": "NoSchedule"}
@@ -291,7 +291,7 @@ class VirtualKubelet(Kubelet):
                 "podIP": "127.0.0.1",
                 "hostIP": "127.0.0.1",
                 "startTime": now(),
-                "containerStatuses": [_container(pod, waiting)],
+                "containerStatuses": [container_status(pod, waiting)],
             },
         )
         try:
@@ -300,7 +300,7 @@ class VirtualKubelet(Kubelet):
             message = f"call error. Error: unexpected status code: {error.status}, {error.body}"
             failed = {"exitCode": 1, "reason": "ProviderFailed", "message": message}
             failed |= {"startedAt": now(), "finishedAt": now()}
-            state = _container(pod, {"terminated": failed})
+            state = container_status(pod, {"terminated": failed})
             status = {"phase": "Failed", "reason": "ProviderFailed", "message": message}
             await self.tell(pod, {**status, "containerStatuses": [state]})
             return
@@ -349,7 +349,9 @@ class VirtualKubelet(Kubelet):
             phase = "Succeeded" if ended["exitCode"] == 0 else "Failed"
             status = {"phase": phase, "reason": reason}
         ready = "running" in state
-        await self.tell(pod, {**status, "containerStatuses": [_container(pod, state, ready=ready)]})
+        await self.tell(
+            pod, {**status, "containerStatuses": [container_status(pod, state, ready=ready)]}
+        )
 
     async def vanished(self, uid: str) -> None:
         self._forget(uid)
@@ -375,17 +377,3 @@ class VirtualKubelet(Kubelet):
                 if job is not None and job.begun:
                     self.processes[uid] = job.process
         return await super()._logs(request)
-
-
-def _container(
-    pod: dict[str, Any], state: dict[str, Any], *, ready: bool = False
-) -> dict[str, Any]:
-    container = pod["spec"]["containers"][0]
-    return {
-        "name": container["name"],
-        "image": container["image"],
-        "imageID": "",
-        "ready": ready,
-        "restartCount": 0,
-        "state": state,
-    }
