@@ -110,14 +110,35 @@ class Client:
         )
         try:
             async with asyncio.timeout(limit_s):
-                output, errors = await child.communicate(json.dumps(request).encode())
+                output, errors = await _talk(child, json.dumps(request).encode())
         except TimeoutError:
             raise SiteUnavailableError(
                 f"site {self._name!r} has not answered within {limit_s:g} s"
             ) from None
         finally:
             await _killed(child)
-        return output, errors[-_LOG_BYTES:].decode(errors="replace")
+        return output, errors.decode(errors="replace")
+
+
+async def _talk(child: asyncio.subprocess.Process, request: bytes) -> tuple[bytes, bytes]:
+    """Return what the child has to say, and the end of its log.
+
+    While a line is dead in the middle of a sign-in, the client writes megabytes a second.
+    """
+    assert child.stdin and child.stdout and child.stderr  # noqa: PT018, S101  # pipes, all of them
+    child.stdin.write(request)
+    child.stdin.close()
+    output, errors = await asyncio.gather(child.stdout.read(), _end_of(child.stderr))
+    await child.wait()
+    return output, errors
+
+
+async def _end_of(stream: asyncio.StreamReader) -> bytes:
+    """Return the last `_LOG_BYTES` bytes of a stream, and keep no more of it."""
+    kept = b""
+    while data := await stream.read(_LOG_BYTES):
+        kept = (kept + data)[-_LOG_BYTES:]
+    return kept
 
 
 async def _killed(child: asyncio.subprocess.Process) -> None:

@@ -2,7 +2,15 @@
 
 The exceptions say almost nothing: every refused token reads "Failed communication with collector".
 What happened stands in the client's log, which names a few things in words that are stable since
-HTCondor 9 (tried with htcondor2 25.14 against 23.9).
+HTCondor 9 (tried with htcondor2 25.14 against 23.9; `tests/data/htcondor` has the logs).
+
+Theory of operation of a refusal
+--------------------------------
+The client writes "Failed to authenticate", and even "Server has rejected our token!", for whatever
+ends a sign-in, also for a connection that broke. What it can write only after the server has had
+the last word is ``AUTHENTICATE:1003``: it has told the server that it has no other method to offer,
+and the server has agreed that none is left. A cut connection ends in 1002 (it broke), 1005 (while
+keys were exchanged) or 1006 (the time is over) instead. Without a 1003 nobody is refused.
 """
 
 from __future__ import annotations
@@ -51,9 +59,11 @@ _NOT_REACHED = re.compile(
     r"Connection refused|attempt to connect to|Can't resolve|Failed to connect|No route to host"
 )
 _UNTRUSTED = re.compile(r"certificate verify failed|unable to get (?:local )?issuer certificate")
-_REFUSED = re.compile(
-    r"rejected our token|AUTHENTICATE:1004|Failed to authenticate|no usable .*token", re.I
-)
+# The end of a sign-in at which the client itself did not believe the server.
+_OTHER_NAME = re.compile(r"SSL Auth: Error on check of peer certificate")
+_REFUSED = re.compile(r"AUTHENTICATE:1003\b")
+# Every method that was tried is named; none is, if the server takes none of ours.
+_TRIED = re.compile(r"AUTHENTICATE:1004\b")
 _DENIED = re.compile(r'Received "DENIED" from server|PERMISSION DENIED|SECMAN:2010', re.I)
 _NO_SCHEDD = re.compile(r"Unable to locate|no such daemon|not found in collector|Can't find", re.I)
 _REJECTED = re.compile(
@@ -93,7 +103,7 @@ def explain(place: Place, error: str, log: str, now_s: float) -> OffloadError:
     if _DENIED.search(log) or _DENIED.search(error):
         return _denied(place, now_s)
     if _REFUSED.search(log) or _REFUSED.search(error):
-        return _refused(place, now_s)
+        return _refused(place, f"{log}\n{error}", now_s)
     if _REJECTED.search(error) or _REJECTED.search(log):
         words = _REJECTED.search(error) and error.partition(": ")[2]
         return JobRejectedError(
@@ -107,21 +117,30 @@ def explain(place: Place, error: str, log: str, now_s: float) -> OffloadError:
             f"{site} answers at {place.address}, but its schedd is not there",
             "if that lasts, check the field schedd in the catalog",
         )
-    return SiteUnavailableError(f"{site} broke off the call at {place.address}")
+    return SiteUnavailableError(f"the connection to {site} at {place.address} broke off")
 
 
-def _refused(place: Place, now_s: float) -> NotAuthorizedError:
+def _refused(place: Place, words: str, now_s: float) -> OffloadError:
+    site = f"site {place.name!r}"
+    if _OTHER_NAME.search(words):
+        return SiteUnavailableError(
+            f"{site} shows a certificate that is not for {place.address}",
+            "name the site in the catalog as its certificate does",
+        )
+    if not _TRIED.search(words):
+        return NotAuthorizedError(
+            f"{site} does not take the way in which users are to prove who they are",
+            "check the field authentication in the catalog",
+        )
     trouble, hint = _trouble(place, now_s)
     if trouble:
-        return NotAuthorizedError(f"site {place.name!r} refuses the token: {trouble}", hint)
+        return NotAuthorizedError(f"{site} refuses the token: {trouble}", hint)
     if not place.claims:
-        return NotAuthorizedError(
-            f"site {place.name!r} does not let this user in", "ask the site for access"
-        )
+        return NotAuthorizedError(f"{site} does not let this user in", "ask the site for access")
     who = f"{place.claims.get('sub')!r} of {place.claims.get('iss')!r}"
     return NotAuthorizedError(
-        f"site {place.name!r} refuses the token of {who}, which looks good: "
-        "it may not know this user, or not trust who issued the token",
+        f"{site} refuses the token of {who}, which looks good: "
+        "it may not know this user, or not trust or not reach who issued the token",
         "ask the site to let this user in",
     )
 

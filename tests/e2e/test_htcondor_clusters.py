@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.support.clusterkit import TIMEOUT_S, kill, settings, wait_workers
+from tests.support.cutline import CutLine
 from tests.support.waiting import eventually_sync, scaled
 
 pytestmark = pytest.mark.htcondor
@@ -200,6 +201,27 @@ def test_a_cluster_goes_on_while_its_ce_is_stopped_and_doubles_nothing(farm):
         wait_workers(client, 4, within_s=90)
         assert keys < set(farm.queue("ce"))
         assert len(farm.queue("ce")) == 4
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_line_that_breaks_at_every_sign_in_is_no_refusal_and_mends_by_itself(farm, how):
+    with (
+        CutLine(farm.pool.port("CE")) as line,
+        farm.start(2, per_job=1, collector=line.address) as cluster,
+        cluster.get_client() as client,
+    ):
+        cluster.wait_for_workers(2, timeout=TIMEOUT_S)
+        keys = set(farm.queue("ce"))
+        line.cut(2000, how)
+        cluster.scale(4)
+        says(cluster, "the connection to site", "broke off", "Nothing is submitted twice")
+        assert "token" not in cluster._repr_html_()
+        assert client.gather(client.map(square, range(50))) == [x * x for x in range(50)]
+        line.cut()
+        wait_workers(client, 4, within_s=90)
+        assert keys < set(farm.queue("ce"))
+        assert len(farm.queue("ce")) == 4
+    farm.empty()
 
 
 def long_task(seconds, number):

@@ -15,6 +15,8 @@ from offload_sites.errors import NotAuthorizedError, OffloadError, SiteUnavailab
 from offload_sites.htcondor import backend as backend_module
 from offload_sites.htcondor.tokens import EnvironmentTokens
 from offload_sites.jobs import ImageRef, JobSpec, JobState, Resources, SiteState
+from tests.support.cutline import OnlyLine
+from tests.support.netns import require_namespaces
 from tests.support.processes import processes_below
 from tests.support.waiting import eventually, scaled
 
@@ -63,7 +65,7 @@ async def until(site, handle, state, within_s=60):
         (["--expired"], "refuses the token: the token has ended at"),
         (["--aud", "https://else.where"], "is meant for 'https://else.where', not for 'localhost:"),
         (["--user", "admin"], "refuses the token of 'admin' of 'https://localhost:"),
-        (["--bad-signature"], "which looks good: it may not know this user, or not trust who"),
+        (["--bad-signature"], "which looks good: it may not know this user, or not trust or"),
         (["--scope", "openid profile"], "does not allow compute.create"),
         (["--scope", "compute.read"], "does not allow compute.create"),
     ],
@@ -77,6 +79,28 @@ async def test_a_token_that_is_refused_is_told_with_the_reason(pool, key, token,
         assert "eyJ" not in str(refusal.value)
     async with pool.backend() as alice:
         assert await alice.find(key) == {}
+
+
+# Before and in the sign-in at the collector, at its very end, at the schedd's, after it.
+@pytest.mark.parametrize("after", [0, 1600, 4300, 4820, 5600, 7600, 10400, 13000, 17000])
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_a_submission_whose_line_is_cut_is_no_refusal_and_not_doubled(
+    request, pool, site, key, after, how
+):
+    require_namespaces(request.config)
+    with OnlyLine(pool.port("CE")) as line:
+        line.cut(after, how)
+        with line.inside():
+            broken = await _outcome(site.submit(shell("sleep 600"), {key: {}}))
+        assert line.passed == after
+        assert isinstance(broken, SiteUnavailableError), broken
+        assert "broke off" in broken.message
+        line.cut()
+        with line.inside():
+            handles = await site.submit(shell("sleep 600"), {key: {}})
+    assert await site.find(key) == handles
+    text = pool.condor("ce", "condor_q", "-allusers", "-af", "OffloadKey", "JobStatus")
+    assert [line.split()[0] for line in text.splitlines()].count(key) == 1
 
 
 async def test_running_work_goes_on_with_a_token_that_has_ended(pool, site, key, tmp_path):

@@ -56,6 +56,10 @@ class Pool(Testbed):
     def _pids(self, name: str) -> list[int]:
         return [child.pid for child in psutil.Process(self.pid(name)).children(recursive=True)]
 
+    def port(self, name: str) -> int:
+        """Return the port of the `CE` or of the `POOL`."""
+        return int(self.env[f"{name}_ADDRESS"].rpartition(":")[2])
+
     def condor(self, where: str, *command: str) -> str:
         """Run one of HTCondor's own tools as root in the `pool` or at the `ce`."""
         return self.run("enter", where, *command)

@@ -83,18 +83,9 @@ class Networks:
         with self.entered(place):
             return socket.create_server((address, port), backlog=1024)
 
-    @contextlib.contextmanager
-    def entered(self, place: str) -> Iterator[None]:
+    def entered(self, place: str) -> contextlib.AbstractContextManager[None]:
         """Move this thread into the network of a place, with what it starts meanwhile."""
-        with (
-            Path("/proc/thread-self/ns/net").open("rb") as ours,
-            Path("/run/netns", self.name(place)).open("rb") as theirs,
-        ):
-            _set_namespace(theirs.fileno())
-            try:
-                yield
-            finally:
-                _set_namespace(ours.fileno())
+        return entered(self.name(place))
 
     # --- faults --------------------------------------------------------------------------------
 
@@ -179,6 +170,20 @@ class Networks:
             subprocess.run(
                 ["ip", "netns", "del", self.name(place)], capture_output=True, check=False
             )
+
+
+@contextlib.contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """Move this thread into a network namespace, with what it starts meanwhile."""
+    with (
+        Path("/proc/thread-self/ns/net").open("rb") as ours,
+        Path("/run/netns", namespace).open("rb") as theirs,
+    ):
+        _set_namespace(theirs.fileno())
+        try:
+            yield
+        finally:
+            _set_namespace(ours.fileno())
 
 
 def _set_namespace(file: int) -> None:

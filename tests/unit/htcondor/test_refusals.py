@@ -1,5 +1,7 @@
 """What the client's log says of a failure. The logs were recorded with htcondor2 25.14.1."""
 
+from pathlib import Path
+
 import pytest
 
 from offload_sites.errors import JobRejectedError, NotAuthorizedError, SiteUnavailableError
@@ -14,17 +16,18 @@ GOOD = {
     "exp": NOW + 60,
 }
 SAYS_NOTHING = "HTCondorException: Failed communication with collector."
-REJECTED = """\
-11/24/26 10:02:10 SSL Auth: Server has rejected our token!
-11/24/26 10:02:10 AUTHENTICATE: method 4096 (SCITOKENS) failed.
-11/24/26 10:02:10 ERROR: AUTHENTICATE:1003:Failed to authenticate with any method|\
-AUTHENTICATE:1004:Failed to authenticate using SCITOKENS
-"""
-DENIED = """\
-11/24/26 10:02:11 SSL authentication succeeded to\x20
-11/24/26 10:02:11 ERROR: SECMAN:2010:Received "DENIED" from server for user \
-wp5@users.htcondor.org using method SCITOKENS.
-"""
+RECORDED = Path(__file__).parents[2] / "data" / "htcondor"
+
+
+def recorded(file):
+    """Return name to (text of the exception, the client's log) of what `tests/data` has of it."""
+    entries = (RECORDED / file).read_text().removeprefix("=== ").split("\n=== ")
+    return {name: rest.split("\n", 1) for name, rest in (one.split("\n", 1) for one in entries)}
+
+
+TOKENS = recorded("refused.log")
+REJECTED = TOKENS["user not mapped"][1]
+DENIED = TOKENS["login scopes only"][1]
 REFUSED = "attempt to connect to <127.0.0.1:1> failed: Connection refused (connect errno = 111).\n"
 UNKNOWN = "Can't resolve collector nosuch.invalid:9619; skipping\n"
 
@@ -71,10 +74,38 @@ def test_a_site_that_is_not_there_is_unavailable_and_nobodys_fault(log):
     assert error.message == "site 'centre' cannot be reached at ce:9619"
 
 
-def test_a_certificate_that_is_not_trusted_names_the_setting():
-    error = told("SSL: ... certificate verify failed\n" + REJECTED)
+@pytest.mark.parametrize("name", TOKENS)
+def test_what_a_server_has_refused_is_a_refusal(name):
+    said, log = TOKENS[name]
+    assert isinstance(told(log, said), NotAuthorizedError)
+
+
+@pytest.mark.parametrize(("name", "recording"), recorded("cut.log").items())
+def test_a_line_that_is_cut_anywhere_is_no_refusal(name, recording):
+    said, log = recording
+    error = told(log, said)
+    assert isinstance(error, SiteUnavailableError), name
+    assert error.message == "the connection to site 'centre' at ce:9619 broke off"
+
+
+def test_a_site_that_takes_no_such_tokens_names_the_setting():
+    error = told(TOKENS["bearer tokens not taken"][1])
+    assert isinstance(error, NotAuthorizedError)
+    assert "authentication" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "todo"),
+    [
+        ("certificate of another authority", "not trusted here", "ca_file"),
+        ("certificate for another name", "not for ce:9619", "as its certificate does"),
+    ],
+)
+def test_a_certificate_that_does_not_fit_is_no_refusal_and_says_what_to_change(name, says, todo):
+    error = told(recorded("certificates.log")[name][1])
     assert isinstance(error, SiteUnavailableError)
-    assert "ca_file" in error.hint
+    assert says in error.message
+    assert todo in error.hint
 
 
 def test_a_broken_call_is_no_refusal():
