@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import aiohttp
 import kubespawner.spawner
 from kubernetes_asyncio.client import ApiException
+from kubernetes_asyncio.config import ConfigException
 from kubespawner.clients import load_config, shared_client
 
 from offload_sites.catalog import KubernetesSite, Toleration
 from offload_sites.jobs import JobState
 from offload_sites.kubernetes.naming import parse_time
-from offload_sites.kubernetes.states import status_of_pod
+from offload_sites.kubernetes.states import container_end, exit_status, status_of_pod
 from offload_sites.resolve import Resolved
 from offload_sites.units import render_duration
 from offload_sites.wording import shorten
 
 __all__ = [
+    "API_ERRORS",
     "PodFailed",
     "PodWatch",
     "api_words",
@@ -35,9 +38,13 @@ __all__ = [
     "failure_words",
     "keep_watching",
     "pod_settings",
+    "why_no_answer",
     "why_not",
     "without_kubernetes",
 ]
+
+#: What KubeSpawner raises of the Kubernetes API: it refuses, is nowhere, or cannot be reached.
+API_ERRORS = (ApiException, ConfigException, aiohttp.ClientError, OSError)
 
 _REVIVE_S = 15.0
 
@@ -99,6 +106,39 @@ def why_not(pod: Mapping[str, Any] | None) -> tuple[str, bool]:
     said = f" ({status.said})" if status.said else ""
     hint = f"; {status.hint}" if status.hint else ""
     return f"{status.reason}{said}{hint}", status.state.ended
+
+
+def why_no_answer(pod: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """Return why the server in a pod that was running does not answer, and whether it never will.
+
+    Parameters
+    ----------
+    pod : mapping or None
+        As the API has it; None if it has none any more.
+    """
+    if pod is None:
+        return "its pod is gone: somebody, or the cluster, has deleted it; start it again", True
+    why, final = why_not(pod)
+    if why:
+        return why, final
+    if ended := _last_end(pod):
+        return f"its server does not stay, {ended}; another image may have what it needs", False
+    return (
+        "its pod runs, but nothing answers in it; its image may have no JupyterHub, or need more"
+        " time: choose another one, or ask the administrator of the hub to raise http_timeout",
+        False,
+    )
+
+
+def _last_end(pod: Mapping[str, Any]) -> str:
+    """Return how the container of a pod that runs has ended; empty if it has not so far."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    for state in ("state", "lastState"):
+        ends = [{"state": one.get(state)} for one in containers]
+        end = container_end({"status": {"containerStatuses": ends}})
+        if end is not None:
+            return exit_status(end, None, timedelta.max).reason
+    return ""
 
 
 class PodFailed(Exception):  # noqa: N818  # it becomes the hub's error
@@ -192,13 +232,17 @@ def _placed(pod: Mapping[str, Any]) -> datetime | None:
 
 
 def failure_words(site: str, why: str, within: timedelta | None) -> str:
-    """Return what users read of a pod that did not start at the site with the title `site`."""
+    """Return what users read of a session whose pod did not start at the site with the title `site`."""
     time = f" within {render_duration(within)}" if within is not None else ""
-    return f"The pod did not start at {site}{time}: {why or 'the cluster does not say why'}."
+    return f"The session did not start at {site}{time}: {why or 'the cluster does not say why'}."
 
 
-def api_words(error: ApiException) -> str:
-    """Return what the API server said; the rest of such an error is for the log."""
+def api_words(error: BaseException) -> str:
+    """Return what one of `API_ERRORS` means to a user; the rest of it is for the log."""
+    if isinstance(error, ConfigException):
+        return "the hub has no access to Kubernetes; ask the administrator of the hub for it"
+    if not isinstance(error, ApiException):
+        return "its Kubernetes API does not answer; start it again later"
     try:
         message = json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):

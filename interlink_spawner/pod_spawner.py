@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kubernetes_asyncio.client import ApiException
+from jupyterhub.utils import make_ssl_context
 from kubespawner import KubeSpawner
 from traitlets import default
 
 from interlink_spawner import kube
+from interlink_spawner.probe import answers
 from interlink_spawner.spawn_failed import SpawnFailed, uncount
 from offload_sites.catalog import KubernetesSite
 from offload_sites.resolve import Resolved
@@ -23,6 +25,8 @@ _ADDED_TO = (
     *("extra_resource_limits", "extra_resource_guarantees", "extra_labels"),
 )
 _LISTS = ("tolerations", "image_pull_secrets")
+_PROBE_S = 0.5
+_FORM_S = 1.2
 
 
 class PodSpawner(KubeSpawner):
@@ -99,7 +103,8 @@ class PodSpawner(KubeSpawner):
         Raises
         ------
         SpawnFailed
-            The pod never will run, or does not within its time: why, as far as Kubernetes says so.
+            The pod never will run, or does not within its time, or no server answers in it: why, as
+            far as Kubernetes says so.
         """
         self._set_up(resolved, site, service_url)
         watch = self._watch = kube.PodWatch(asked, resolved.queue_budget, self.pod_start)
@@ -107,18 +112,45 @@ class PodSpawner(KubeSpawner):
         try:
             # The API may hang, too, and then nobody asks whether the pod runs.
             async with asyncio.timeout(left.total_seconds()):
-                return await self.start_as_kubespawner()
-        except ApiException as error:
-            self.log.exception("%s: the pod could not be started", self._log_name)
-            raise self._pod_failed(site.title, kube.api_words(error)) from error
+                url = await self.start_as_kubespawner()
+            return await self._once_it_answers(url)
         except kube.PodFailed as error:
-            raise self._pod_failed(site.title, str(error), error.within) from error
+            raise await self._pod_failed(asked, site.title, str(error), error.within) from error
         except TimeoutError as error:
             pod = self._pod_seen()
             why, _ = kube.why_not(pod)
-            raise self._pod_failed(site.title, why or str(error), watch.limit(pod)) from error
+            words = why or str(error)
+            raise await self._pod_failed(asked, site.title, words, watch.limit(pod)) from error
+        except kube.API_ERRORS as error:  # after TimeoutError, which is one of the system's as well
+            self.log.exception("%s: the pod could not be started", self._log_name)
+            raise await self._pod_failed(asked, site.title, kube.api_words(error)) from error
         finally:
             self._watch = None
+
+    async def _once_it_answers(self, url: str) -> str:
+        """Return the URL of a pod that runs once there is an answer.
+
+        The hub waits for one next, and would give up without saying why.
+        """
+        within = timedelta(seconds=self.http_timeout)
+        until = datetime.now(UTC) + within
+        while not await answers(f"{url}{self.server.base_url}api", self._internal_tls):
+            why, final = kube.why_no_answer(self._pod_seen())
+            if final:
+                raise kube.PodFailed(why)
+            if datetime.now(UTC) > until:
+                raise kube.PodFailed(why, within)
+            await asyncio.sleep(_PROBE_S)
+        return url
+
+    @property
+    def _internal_tls(self) -> ssl.SSLContext | None:
+        told = self.user.settings
+        key, cert = told.get("internal_ssl_key"), told.get("internal_ssl_cert")
+        context: ssl.SSLContext | None = make_ssl_context(
+            key, cert, cafile=told.get("internal_ssl_ca")
+        )
+        return context
 
     def _set_up(self, resolved: Resolved, site: KubernetesSite, service_url: str) -> None:
         present = {name: getattr(self, name) for name in _ADDED_TO}
@@ -133,9 +165,17 @@ class PodSpawner(KubeSpawner):
         )
         return found
 
-    def _pod_failed(self, site: str, why: str, within: timedelta | None = None) -> SpawnFailed:
+    async def _pod_failed(
+        self, asked: datetime, site: str, why: str, within: timedelta | None = None
+    ) -> SpawnFailed:
+        await self.past_form(asked)
         uncount(self.handler)
         return SpawnFailed(424, kube.failure_words(site, why, within))
+
+    @staticmethod
+    async def past_form(asked: datetime) -> None:
+        """Return once the hub shows why a start failed, and not the form again, as in its first second."""
+        await asyncio.sleep(_FORM_S - (datetime.now(UTC) - asked).total_seconds())
 
     def is_pod_running(self, pod: Any) -> bool:
         """Tell whether a pod runs; raise if it never will, or takes longer than it may to."""

@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tornado.httpclient import AsyncHTTPClient
 from traitlets import Any as AnyTrait
 from traitlets import default
 
@@ -21,6 +20,7 @@ from interlink_spawner.after_restart import StartGoesOn
 from interlink_spawner.failures import End, Moved, Refused, SessionEnded, ended_refused
 from interlink_spawner.offers import CatalogOffer, KubeSpawnerOffer, Offer
 from interlink_spawner.placement import Placement
+from interlink_spawner.probe import answers
 from interlink_spawner.session import Session, Stage
 from interlink_spawner.session_job import (
     SessionRequest,
@@ -38,7 +38,6 @@ from offload_sites.resolve import Resolved
 
 __all__ = ["InterLinkSpawner"]
 
-_FORM_S = 1.2
 # Of what the hub gives a spawner on top of its own limit, so that ours is the one that speaks.
 _SPARE_S = 600
 
@@ -107,7 +106,8 @@ class InterLinkSpawner(SessionSpawner):
         budget : timedelta
             How long the session may wait in a queue.
         """
-        start_s = max(self.job_start_timeout, self.pod_start.total_seconds())
+        pod_s = self.pod_start.total_seconds() + self.http_timeout
+        start_s = max(self.job_start_timeout, pod_s)
         self.start_timeout = int(budget.total_seconds() + start_s) + _SPARE_S
 
     # --- start -----------------------------------------------------------------------------------
@@ -238,19 +238,12 @@ class InterLinkSpawner(SessionSpawner):
         return session_environment(resolved, self.get_env(), self.service_url)
 
     async def _answers(self) -> bool:
-        """Ask the server for an answer, as the hub will: any but a 5xx will do."""
-        url = f"{self._gateway}{self.server.base_url}api"
-        answer = await AsyncHTTPClient().fetch(
-            url, raise_error=False, follow_redirects=False, request_timeout=5, connect_timeout=5
-        )
-        return bool(answer.code < 500)
+        return await answers(f"{self._gateway}{self.server.base_url}api")
 
     async def _failure_of(self, end: End) -> SpawnFailed:
         """Return what the hub is told of a session that did not start."""
         self.last_end = await self._with_log(end)
-        # Within its first second the hub would show the form again, in place of the failure page.
-        left_s = _FORM_S - (self.desk.clock() - end.session.asked).total_seconds()
-        await asyncio.sleep(max(0.0, left_s))
+        await self.past_form(end.session.asked)
         uncount(self.handler)
         message = " ".join([f"{end.heading}.", *end.todo[:1]])
         return SpawnFailed(424, message, self.last_end)

@@ -17,6 +17,20 @@ FRESH = """  fresh:
     resources: {cpus: 1, memory: 1GiB}
 """
 
+PODS = """  pods:
+    kind: kubernetes
+    title: The hub's machines
+    max_walltime: 2h
+images:
+"""
+IN_A_POD = """  pods:
+    title: Here at the hub
+    sites: [pods]
+    for: [session]
+    images: [lab]
+    resources: {cpus: 1, memory: 1GiB}
+"""
+
 pytestmark = [pytest.mark.hub, pytest.mark.timeout(240)]
 
 
@@ -196,3 +210,24 @@ def test_failures_of_sessions_never_stop_the_hub(hub):
         assert hub.spawn("kim", profile="moody").status_code == 424
     assert hub.processes["hub"].poll() is None
     assert "consecutive spawn failures" not in hub.log("hub")
+
+
+def test_a_hub_that_cannot_reach_kubernetes_says_so_at_profiles_that_need_it(hub):
+    hub.add_user("zoe")
+    hub.write_catalog(more=IN_A_POD)
+    catalog = hub.place / "catalog.yaml"
+    text = catalog.read_text().replace("images:\n", PODS, 1)
+    text = text.replace("title: JupyterLab,", "title: JupyterLab, docker: example/lab:1,")
+    catalog.write_text(text)
+    browser = hub.sign_in("zoe")
+    eventually_sync(lambda: "Here at the hub" in browser.get(f"{hub.url}/hub/spawn").text)
+    answer = hub.spawn("zoe", profile="pods")
+    assert answer.status_code == 424, pretty(answer)
+    message = answer.json()["message"]
+    assert message.startswith(
+        "The session did not start at The hub's machines: the hub has no access"
+    )
+    assert "ask the administrator" in message
+    # What a browser is shown that was on the progress page.
+    assert "has no access to Kubernetes" in browser.get(f"{hub.url}/hub/spawn-pending/zoe").text
+    hub.write_catalog()

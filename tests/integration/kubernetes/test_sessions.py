@@ -1,6 +1,7 @@
 """Sessions of a real hub as pods: behind a virtual node of interLink, and by KubeSpawner as it is."""
 
 import contextlib
+import html
 import re
 import shutil
 import sys
@@ -87,9 +88,9 @@ c.KubeSpawner.volumes = [
 c.KubeSpawner.volume_mounts = [{{"name": "home", "mountPath": "/home/jovyan"}}]
 c.Spawner.http_timeout = 120
 c.InterLinkSpawner.args = ["--allow-root"]
-c.JupyterHub.load_groups = {{"hasty": {{"users": ["max"]}}}}
+c.JupyterHub.load_groups = {{"hasty": {{"users": ["max", "moe"]}}}}
 c.Spawner.group_overrides = {{
-    "hasty": {{"groups": ["hasty"], "spawner_override": {{"start_timeout": 2}}}}}}
+    "hasty": {{"groups": ["hasty"], "spawner_override": {{"start_timeout": 2, "http_timeout": 4}}}}}}
 """
 
 
@@ -350,7 +351,9 @@ def test_a_pod_that_the_cluster_refuses_or_cannot_start_is_a_sentence_and_leaves
     hub.thread.run(fail_pods(hub))
     answer = hub.spawn("lea", profile="pods")
     eventually_sync(lambda: not hub.server("lea"), within_s=60)
-    assert "The pod did not start at The hub's machines: the cluster evicted it" in hub.log("hub")
+    assert "The session did not start at The hub's machines: the cluster evicted it" in hub.log(
+        "hub"
+    )
     eventually_sync(lambda: not hub.pods("lea"))
     hub.kubelet.run = hub.run_pods
 
@@ -362,9 +365,40 @@ def test_a_pod_without_a_node_waits_for_its_queue_budget_and_then_says_why(hub):
     hub.spawn("max", profile="nowhere")
     eventually_sync(lambda: not hub.server("max"), within_s=60)
     assert time.monotonic() - begin > 8
-    words = "The pod did not start at Empty racks within 8 s: no node has room for it yet (0/"
+    words = "The session did not start at Empty racks within 8 s: no node has room for it yet (0/"
     eventually_sync(lambda: words in hub.log("hub"))
     eventually_sync(lambda: not hub.pods("max"))
+
+
+def test_a_pod_in_which_no_server_answers_is_a_sentence_on_the_page_and_leaves_nothing(hub):
+    hub.add_user("moe")
+    hub.volume_of("moe")
+    page = hub.sign_in("moe")
+    hub.thread.run(silence_pods(hub))
+    try:
+        hub.spawn("moe", profile="pods")
+        eventually_sync(lambda: not hub.server("moe"), within_s=60)
+    finally:
+        hub.kubelet.run = hub.run_pods
+    # What a browser is shown that was on the progress page.
+    answer = page.get(f"{hub.url}/hub/spawn-pending/moe")
+    shown = re.sub(r"\s+", " ", html.unescape(answer.text))
+    assert "The session did not start at The hub's machines within 4 s: its pod runs, but" in shown
+    assert "raise http_timeout" in shown
+    assert answer.status_code < 500
+    eventually_sync(lambda: not hub.pods("moe"))
+
+
+async def silence_pods(hub):
+    """Let the next pods run without anything in them."""
+
+    async def pretend(pod):
+        running = {"name": "notebook", "ready": True, "state": {"running": {}}, "restartCount": 0}
+        running |= {"image": "", "imageID": ""}
+        status = {"phase": "Running", "podIP": "127.0.0.1", "containerStatuses": [running]}
+        await hub.kubelet.tell(pod, status)
+
+    hub.run_pods, hub.kubelet.run = hub.kubelet.run, pretend
 
 
 async def fail_pods(hub):

@@ -4,15 +4,21 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
+import aiohttp
 import kubespawner.spawner
 import pytest
+from kubernetes_asyncio.client import ApiException
+from kubernetes_asyncio.config import ConfigException
 
 from interlink_spawner.kube import (
+    API_ERRORS,
     PodFailed,
     PodWatch,
+    api_words,
     failure_words,
     keep_watching,
     pod_settings,
+    why_no_answer,
     without_kubernetes,
 )
 from interlink_spawner.spawner import InterLinkSpawner
@@ -162,7 +168,9 @@ def test_a_pod_may_be_without_a_node_for_its_queue_budget_and_says_why_it_is():
     with pytest.raises(PodFailed, match=r"no node has room for it yet \(0/3 nodes\)") as caught:
         watch().check(NO_ROOM, ASKED + timedelta(minutes=61))
     words = failure_words("Our machines", str(caught.value), caught.value.within)
-    assert words.startswith("The pod did not start at Our machines within 1 h: no node has room")
+    assert words.startswith(
+        "The session did not start at Our machines within 1 h: no node has room"
+    )
 
 
 def test_a_pod_without_a_node_has_used_up_its_queue_budget_though_nobody_looked_at_that_moment():
@@ -192,11 +200,62 @@ def test_a_pod_that_never_will_run_is_not_waited_for():
     assert caught.value.within is None
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ApiException(status=403, reason="Forbidden"), "its API answers 403"),
+        (ConfigException("no current-context"), "the hub has no access to Kubernetes"),
+        (ConnectionRefusedError(111, "refused"), "its Kubernetes API does not answer"),
+        (aiohttp.ServerDisconnectedError(), "its Kubernetes API does not answer"),
+    ],
+)
+def test_an_api_that_refuses_or_is_not_there_is_a_sentence(error, words):
+    assert isinstance(error, API_ERRORS)
+    assert words in api_words(error)
+
+
+RUNS = {"spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIP": "10.0.0.1"}}
+
+
+def test_a_pod_that_runs_and_does_not_answer_is_waited_for_and_says_what_may_be_wrong():
+    why, final = why_no_answer(RUNS)
+    assert "nothing answers in it" in why
+    assert "http_timeout" in why
+    assert not final
+
+
+def test_a_server_that_ends_again_and_again_says_how_it_ended():
+    crashing = {
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 127}},
+    }
+    pod = {**RUNS, "status": {**RUNS["status"], "containerStatuses": [crashing]}}
+    why, final = why_no_answer(pod)
+    assert "the command ended with exit code 127" in why
+    assert not final
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (None, "its pod is gone"),
+        ({"spec": {}, "status": {"phase": "Failed", "reason": "Evicted"}}, "evicted it"),
+        ({"spec": {}, "status": {"phase": "Succeeded"}}, "ended"),
+    ],
+)
+def test_a_pod_that_is_over_is_not_waited_for_until_it_answers(pod, words):
+    why, final = why_no_answer(pod)
+    assert words in why
+    assert final
+
+
 async def test_the_hub_waits_for_longer_than_pods_and_jobs_may_take():
-    spawner = InterLinkSpawner(_mock=True, start_timeout=7200, job_start_timeout=60)
+    spawner = InterLinkSpawner(
+        _mock=True, start_timeout=7200, http_timeout=1800, job_start_timeout=60
+    )
     spawner.outwait(timedelta(hours=1))
     spawner.outwait(timedelta(hours=1))
-    assert 3600 + 7200 < spawner.start_timeout < 3600 + 7200 + 1200
+    assert 3600 + 7200 + 1800 < spawner.start_timeout < 3600 + 7200 + 1800 + 1200
     assert spawner.pod_start == timedelta(hours=2)
 
 
