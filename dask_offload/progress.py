@@ -11,7 +11,7 @@ from typing import TextIO
 from dask_offload.show import render_line, render_notes
 from dask_offload.snapshot import Snapshot
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "progress_stream"]
 
 # What is over sooner needs no progress.
 _SILENT_S = 1.0
@@ -21,7 +21,7 @@ _LOG_EVERY_S = 5.0
 
 
 class Progress:
-    """Writes to standard error.
+    """Writes to `progress_stream()`.
 
     Parameters
     ----------
@@ -47,7 +47,8 @@ class Progress:
         self._shown_s = self._began_s
         self._last = ""
         self._logged_s = -_LOG_EVERY_S
-        self._clear = _clearing(sys.stderr)
+        self._stream = progress_stream()
+        self._clear = _clearing(self._stream)
         self._shown = False
         self._notes: list[str] = []
 
@@ -71,19 +72,19 @@ class Progress:
         news = any(note not in self._notes for note in notes)
         if news or (state != self._last and now_s - self._logged_s >= _LOG_EVERY_S):
             self._last, self._logged_s = state, now_s
-            print(line, file=sys.stderr)
+            print(line, file=self._stream)
             self._print_new(notes)
 
     def _renew(self, line: str, notes: list[str]) -> None:
-        print(self._clear, end="", file=sys.stderr)
+        print(self._clear, end="", file=self._stream)
         self._print_new(notes)
-        print(line, end="", file=sys.stderr, flush=True)
+        print(line, end="", file=self._stream, flush=True)
 
     def _print_new(self, notes: list[str]) -> None:
         for note in notes:
             if note not in self._notes:
                 self._notes.append(note)
-                print(note, file=sys.stderr)
+                print(note, file=self._stream)
 
     def done(self, snapshot: Snapshot, registered: int) -> None:
         """Say how it ended, if anything was said before."""
@@ -96,8 +97,17 @@ class Progress:
         print(
             f"{self._clear}{snapshot.name} {registered}/{self._wanted} working after {elapsed_s:.0f} s"
             + (f": {places}" if places else ""),
-            file=sys.stderr,
+            file=self._stream,
         )
+
+
+def progress_stream() -> TextIO:
+    """Return standard error, or in a notebook, where that looks like a failure, standard output."""
+    return sys.stdout if _of_a_notebook(sys.stdout) else sys.stderr
+
+
+def _of_a_notebook(stream: TextIO) -> bool:
+    return type(stream).__module__.startswith("ipykernel.")
 
 
 def _clearing(stream: TextIO) -> str:
@@ -105,6 +115,6 @@ def _clearing(stream: TextIO) -> str:
     if stream.isatty():
         return "\r\x1b[K"
     # A notebook goes back to the start of the line, and knows no more of terminals than that.
-    if type(stream).__module__.startswith("ipykernel."):
+    if _of_a_notebook(stream):
         return f"\r{' ' * shutil.get_terminal_size().columns}\r"
     return ""

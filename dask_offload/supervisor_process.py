@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from dask_offload.progress import progress_stream
 from dask_offload.request import cluster_id
 from dask_offload.rpc import RpcClient
 from dask_offload.runtime import ClusterFolder
@@ -96,7 +97,7 @@ class SupervisorProcess:
             self._check(self._folder, time.monotonic() - began_s)
             if not quiet and time.monotonic() - began_s > _SAID_S:
                 quiet = True
-                print(f"{self._folder.name}: starting the scheduler", file=sys.stderr)
+                print(f"{self._folder.name}: starting the scheduler", file=progress_stream())
             await asyncio.sleep(0.02)
 
     def _check(self, folder: ClusterFolder, waited_s: float) -> None:

@@ -33,16 +33,24 @@ class Screen(io.StringIO):
 class Stage:
     def __init__(self, screen, wanted=8, **options):
         self.screen, self.now_s = screen, 1000.0
-        with contextlib.redirect_stderr(screen):
+        with self.redirect():
             self.progress = Progress(wanted, clock=lambda: self.now_s, **options)
+
+    @contextlib.contextmanager
+    def redirect(self):
+        # What is written to the other one is not what a person was meant to read.
+        notebook = type(self.screen) is not Screen
+        to, other = contextlib.redirect_stderr, contextlib.redirect_stdout
+        with (other if notebook else to)(self.screen), (to if notebook else other)(io.StringIO()):
+            yield
 
     def show(self, shown, after_s=1.0):
         self.now_s += after_s
-        with contextlib.redirect_stderr(self.screen):
+        with self.redirect():
             self.progress.show(shown)
 
     def done(self, shown, registered):
-        with contextlib.redirect_stderr(self.screen):
+        with self.redirect():
             self.progress.done(shown, registered)
         return self.screen.getvalue()
 
