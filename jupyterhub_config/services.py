@@ -16,6 +16,9 @@ c.JupyterHub.services.extend(
         ),
     ]
 )
+# A proxy that was restarted by others than the hub leads nobody anywhere until the hub looks at it: by
+# default for up to 5 min, in which no agent comes back, and Dask clusters lose their notebooks.
+c.JupyterHub.last_activity_interval = 20
 # Users may use the service in their browser, notebooks by the token of their server.
 c.JupyterHub.load_roles.extend(ROLES)
 # What agents of sessions dial: the relay above.

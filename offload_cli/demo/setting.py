@@ -48,6 +48,7 @@ c.JupyterHub.services.append(
     )
 )
 c.JupyterHub.load_roles.extend(ROLES)
+c.JupyterHub.last_activity_interval = 20
 c.InterLinkSpawner.catalog_file = {catalog!r}
 c.InterLinkSpawner.ledger_url = {ledger!r}
 c.InterLinkSpawner.relay_url = {relay_url!r}
