@@ -32,8 +32,8 @@ __all__ = ["RemoteWorkforce"]
 
 log = logging.getLogger("offload-supervisor")
 
-# A hub that restarts takes its services with it.
-_CREATE_S = 40.0
+# A hub that restarts takes its services with it, and looks after half a minute whether they are there.
+_CREATE_S = 60.0
 _CLOSE_S = 40.0
 _SOON_S = 0.1
 _MOVING = 0.3

@@ -209,7 +209,15 @@ class Supervisor:
         self._over = reason
         log.error("%s", self._over)
         self._workers = []
+        await self._end_workers()
         await self._workforce.close(reason)
+
+    async def _end_workers(self) -> None:
+        """End workers and scheduler: whoever waits for a result must not wait for ever."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            # Workers that are told to close end by themselves: the fastest way, and the cleanest.
+            async with asyncio.timeout(5):
+                await self._desk.call("close")
 
     async def _adapt_now(self) -> None:
         if self._adaptive is None:
@@ -384,10 +392,7 @@ class Supervisor:
     async def end(self) -> None:
         """End the workers, then the jobs, then the rest."""
         log.info("ending")
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            # Workers that are told to close end by themselves: the fastest way, and the cleanest.
-            async with asyncio.timeout(5):
-                await self._desk.call("close")
+        await self._end_workers()
         left = await self._workforce.close("its cluster has ended")
         await self._publish()
         self._closed.set_result(left)

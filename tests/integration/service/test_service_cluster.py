@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import psutil
@@ -122,6 +123,18 @@ def test_a_cluster_that_is_ended_from_outside_says_so_in_the_notebook(kit):
     with pytest.raises(OffloadError, match="ended from outside"):
         cluster.wait_for_workers(3, timeout=TIMEOUT_S)
     cluster.close()
+
+
+def test_what_is_computed_on_a_cluster_that_is_ended_from_outside_fails_and_is_not_waited_for(kit):
+    with kit.cluster(kit.alice, 1) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(1, timeout=TIMEOUT_S)
+        futures = client.map(slow, range(10_000), pure=False)
+        eventually_sync(lambda: any(future.done() for future in futures))
+        [row] = kit.get(kit.alice, "/clusters")[1]
+        assert kit.call(kit.alice, "DELETE", f"/clusters/{row['id']}")[1]["left"] == []
+        with pytest.raises(CancelledError):
+            futures[-1].result(timeout=TIMEOUT_S)
+        assert "ended from outside" in cluster.snapshot.stopped
 
 
 def test_a_job_that_fails_three_times_stops_the_refill_and_says_why(kit):
