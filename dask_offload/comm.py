@@ -10,7 +10,9 @@ Travels in the agent's archive: `distributed` and the standard library only.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from ssl import SSLCertVerificationError, SSLError
 from typing import Any
@@ -38,6 +40,9 @@ __all__ = ["Reach", "RelayBackend", "RelayConnector", "RelayListener", "set_reac
 
 # Answers of a dial port that the same dial will get again.
 _FINAL = (400, 403, 405, 407)
+# A hub starts a relay that was killed again after half a minute.
+_REGISTER_S = 45.0
+_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,7 @@ class RelayListener(TLSListener):
         Raises
         ------
         OSError
-            The port is taken, or the agent does not answer.
+            The port is taken, or the agent has not reached the relay for a while.
         FatalCommClosedError
             The relay refuses the endpoint.
         """
@@ -222,6 +227,19 @@ class RelayListener(TLSListener):
             self._held = await self._register(reach)
 
     async def _register(self, reach: Reach) -> IOStream:
+        """Register with a relay that may be restarting: nothing here could be started again for it."""
+        deadline_s = time.monotonic() + _REGISTER_S
+        while True:
+            try:
+                return await self._register_once(reach)
+            except FatalCommClosedError:
+                raise
+            except OSError:
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _register_once(self, reach: Reach) -> IOStream:
         host, port = parse_host_port(reach.dial)
         stream = await BaseTCPConnector.client.connect(host, port)
         try:

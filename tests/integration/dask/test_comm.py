@@ -4,6 +4,7 @@ The checks follow those that distributed runs on each of its own transports.
 """
 
 import asyncio
+import contextlib
 import os
 
 import numpy as np
@@ -13,7 +14,7 @@ from distributed.comm.addressing import get_address_host, get_address_host_port,
 from distributed.comm.core import FatalCommClosedError
 from distributed.protocol import Serialized, to_serialize
 
-from dask_offload.comm import Reach
+from dask_offload.comm import Reach, set_reach
 from dask_offload.tls import ClusterAuthority
 from tests.integration.dask.conftest import security
 from tests.support.waiting import eventually, scaled
@@ -225,3 +226,44 @@ def test_the_scheme_is_found_by_its_entry_point():
 
     [entry] = entry_points(group="distributed.comm.backends", name="relay")
     assert isinstance(get_backend("relay"), entry.load())
+
+
+@contextlib.asynccontextmanager
+async def dial_port(*statuses):
+    """A dial port that answers with these, one after the other, and holds the last one."""
+    left = list(statuses)
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        status = left.pop(0)
+        writer.write(f"HTTP/1.1 {status} no reason\r\n\r\n".encode())
+        if status == 200:
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        set_reach(Reach("j1.local.c7", dial=f"{host}:{port}", register=True))
+        try:
+            yield left
+        finally:
+            set_reach(None)
+
+
+async def test_a_listener_waits_for_a_relay_that_is_restarting(authority):
+    ours = security(authority).get_listen_args("worker")
+    async with dial_port(502, 502, 200) as left:
+        listener = listen("relay://127.0.0.1.j1.local.c7:0", None, **ours)
+        await listener.start()
+        listener.stop()
+        assert left == []
+
+
+async def test_a_listener_whose_endpoint_is_refused_does_not_ask_again(authority):
+    ours = security(authority).get_listen_args("worker")
+    async with dial_port(403, 200) as left:
+        listener = listen("relay://127.0.0.1.j1.local.c7:0", None, **ours)
+        with pytest.raises(FatalCommClosedError, match="the relay refuses"):
+            await listener.start()
+        listener.stop()
+        assert left == [200]
