@@ -231,7 +231,7 @@ def test_the_scheme_is_found_by_its_entry_point():
 @contextlib.asynccontextmanager
 async def dial_port(*statuses):
     """A dial port that answers with these, one after the other, and holds the last one."""
-    left = list(statuses)
+    left, served = list(statuses), asyncio.Semaphore(0)
 
     async def serve(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -240,12 +240,16 @@ async def dial_port(*statuses):
         if status == 200:
             await reader.read()
         writer.close()
+        await writer.wait_closed()
+        served.release()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         set_reach(Reach("j1.local.c7", dial=f"{host}:{port}", register=True))
         try:
             yield left
+            for _ in range(len(statuses) - len(left)):
+                await served.acquire()
         finally:
             set_reach(None)
 
