@@ -210,7 +210,12 @@ def _counts(word: Word, workers: int, registered: int) -> Counter[str]:
 def _row(job: FleetJob, word: Word, registered: int) -> JobRow:
     status = job.status
     since = status.since or job.submitted
-    ended = job.agent.ended if job.ended else ""
+    # Of its end by the site an agent knows the signal, and no more.
+    ended = job.agent.ended if job.ended and not job.agent.was_terminated else ""
+    # Seldom asked about while its agent is there: that it waits is old news then.
+    old = word is Word.WORKING and status.state is JobState.QUEUED
+    if word is Word.WORKING and not registered:
+        word = Word.STARTING
     return JobRow(
         key=job.key,
         site=job.site,
@@ -218,7 +223,7 @@ def _row(job: FleetJob, word: Word, registered: int) -> JobRow:
         workers=job.workers,
         registered=registered,
         word=status.state.value if word is Word.ENDED else word.value,
-        reason=ended or job.leaving or status.reason,
+        reason=ended or job.leaving or ("" if old else status.reason),
         said=status.said,
         hint=job.agent.hint or status.hint,
         since=since.isoformat(timespec="seconds"),
@@ -243,8 +248,7 @@ def _notes(fleet: FleetSnapshot, titles: Mapping[str, str], trouble: str) -> lis
                 "wait",
                 "unknown",
                 "The relay does not answer.",
-                "Workers come back by themselves as soon as it does.",
-                trouble,
+                f"{_sentence(trouble)} Workers come back by themselves as soon as it does.",
             )
         )
     if len(notes) > _MOST_NOTES:
@@ -262,11 +266,14 @@ def _failed(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
         advice = _sentence(last.hint)
         if fleet.stopped:
             advice = f"{advice} Then call cluster.retry().".strip()
+        elif not any(failure.early for failure in group):
+            advice = f"{advice} Others are sent in their place.".strip()
+        verb = "failed" if any(failure.early for failure in group) else _were(group)
         log = f"Log of the last one: cluster.logs({last.key!r})."
         yield Note(
             "bad" if fleet.stopped else "warn",
             "bad" if fleet.stopped else "warn",
-            f"{_jobs(len(group))} failed at {titles[last.site]}",
+            f"{_jobs(len(group))} {verb} at {titles[last.site]}",
             f"at {_clock(last.when)}. {_sentence(last.reason)}",
             last.said,
             f"{advice} {log}".strip(),
@@ -284,7 +291,7 @@ def _held(jobs: Sequence[FleetJob], titles: Mapping[str, str]) -> Iterable[Note]
         yield Note(
             "warn",
             "held",
-            f"{_jobs(len(group))} with {workers} workers {_are(group)} held at {titles[site]}",
+            f"{_jobs(len(group))} with {_workers(workers)} {_are(group)} held at {titles[site]}",
             f"since {_clock(since)}. {_sentence(reason)}" if since else _sentence(reason),
             group[0].status.said,
             _sentence(group[0].status.hint),
@@ -310,8 +317,8 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
                 "wait",
                 "unknown",
                 f"No answer from {titles[site]} since {_clock(trouble.since)}.",
-                "It is asked again. Nothing is submitted twice.",
-                trouble.message,
+                f"{_sentence(trouble.message)} It is asked again. Nothing is submitted twice.",
+                advice=_sentence(trouble.hint),
             )
 
 
@@ -330,8 +337,7 @@ def _silent(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
             "wait",
             "unknown",
             f"No answer from {titles[site]}.",
-            "Workers that are connected go on. Nothing is submitted twice.",
-            reason,
+            f"{_sentence(reason)} Workers that are connected go on. Nothing is submitted twice.",
         )
 
 
@@ -342,9 +348,10 @@ def _lost(jobs: Sequence[FleetJob]) -> Iterable[Note]:
         yield Note(
             "wait",
             "lost",
-            f"{_jobs(len(lost))} with {workers} workers lost {'its' if len(lost) == 1 else 'their'}"
+            f"{_jobs(len(lost))} with {_workers(workers)} lost {'its' if len(lost) == 1 else 'their'}"
             " connection.",
-            "It comes back by itself; tasks run elsewhere meanwhile.",
+            "It comes back by itself, unless their node is gone; tasks run elsewhere meanwhile. "
+            "After 10 min others are sent instead.",
         )
 
 
@@ -355,6 +362,14 @@ def _sentence(text: str) -> str:
 
 def _jobs(count: int) -> str:
     return f"{count} job" if count == 1 else f"{count} jobs"
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def _were(group: Sequence[object]) -> str:
+    return "was lost" if len(group) == 1 else "were lost"
 
 
 def _are(group: Sequence[object]) -> str:

@@ -63,9 +63,9 @@ class End:
     note : str
         What stands beside that word.
     who : str
-        Whose words `said` are.
+        Whose words `said` are; empty if they are our own.
     said : str
-        What they said, word for word; empty if nothing.
+        What they said, word for word, or our sentence on why; empty if there is no more to say.
     todo : tuple of str
         What the user can do.
     retry : bool
@@ -203,8 +203,8 @@ def ended_refused(session: Session, error: OffloadError, now: datetime) -> End:
         lead=f"Your {session.title} server did not start. Nothing ran.",
         word="Refused" if refused else "Given up",
         note=f"By {who}" if refused else "",
-        who=who,
-        said=error.message,
+        who="",
+        said=_sentence(error.message),
         todo=_sentences(todo),
         retry=error.transient,
     )
@@ -220,8 +220,7 @@ def ended_queue(session: Session, now: datetime) -> End:
         lead=f"Your {session.title} server did not start. Its job was taken out of the queue.",
         word="Given up",
         note=f"After {waited}, the most that this profile waits",
-        who=session.site_title,
-        said=session.status.said or session.status.reason,
+        **_words(session),
         todo=_sentences([session.status.hint, "Choose a smaller profile, or one at another site."]),
         retry=True,
     )
@@ -243,8 +242,7 @@ def ended_start(session: Session, limit_text: str, now: datetime) -> End:
         lead=f"Your {session.title} server did not start. Its job was ended.",
         word="Given up",
         note=f"After {limit_text}",
-        who=session.site_title,
-        said=session.status.said or session.status.reason,
+        **_words(session),
         todo=_sentences([hint]),
         retry=True,
     )
@@ -261,8 +259,7 @@ def ended_late(session: Session, limit_text: str, now: datetime) -> End:
         lead=f"Your {session.title} server did not start. Its job was ended, as far as possible.",
         word="Given up",
         note=f"After {limit_text}",
-        who=site,
-        said=session.silence or session.status.said or session.status.reason,
+        **({"who": "", "said": _sentence(session.silence)} if session.silence else _words(session)),
         todo=_sentences(["Try again later, or choose a profile at another site."]),
         retry=True,
     )
@@ -272,7 +269,9 @@ def ended_job(session: Session, now: datetime) -> End:
     """Return the end of a session whose job ended, before or after its server was ready."""
     status, agent = session.status, session.agent
     state = _state(session)
-    reason = agent.ended or status.reason or "its job ended, and the site does not say why"
+    # Of its end by the site an agent knows the signal, and no more.
+    told = agent.ended if not (agent.was_terminated and status.state.ended) else ""
+    reason = told or status.reason or "its job ended, and the site does not say why"
     ran = _used(session, now)
     if session.ready:
         what = f"Your server ended: {reason}"
@@ -284,10 +283,8 @@ def ended_job(session: Session, now: datetime) -> End:
         what = f"Your server ended: its walltime of {render_duration(session.walltime)} was used up"
     if state is JobState.CANCELED and not agent.ended:
         what = f"{session.site_title} removed the job: {reason}"
-    # A job's own words tell more than a site's "exit code 78".
-    who, said = session.site_title, status.said or status.reason
-    if agent.ended and not status.said:
-        who, said = "The job", agent.ended
+    # A job's own words tell more than a site's "exit code 78". Our own stand in the heading.
+    who, said = (session.site_title, status.said) if status.said else ("The job", agent.ended)
     return End(
         session,
         now,
@@ -308,7 +305,7 @@ _FILES = "Files in its work folder are gone. Results saved elsewhere are not tou
 _DEFAULT = {
     JobState.COMPLETED: "start it again if you still need it",
     JobState.FAILED: "look at the last lines of the log, then try again or choose another image",
-    JobState.CANCELED: "try again, or ask an administrator why it was removed",
+    JobState.CANCELED: "start it again; if it is removed again, ask the site why, with the id of the job",
     JobState.TIMED_OUT: "start it again, with a longer walltime if the profile offers one",
 }
 
@@ -316,6 +313,8 @@ _DEFAULT = {
 def _state(session: Session) -> JobState:
     if session.agent.exit_code == EXIT_WALLTIME:
         return JobState.TIMED_OUT  # it ended itself before its site did, which saw an exit code
+    if session.agent.was_terminated:
+        return JobState.CANCELED
     if session.status.state.ended:
         return session.status.state
     return JobState.COMPLETED if session.agent.exit_code == 0 else JobState.FAILED
@@ -331,10 +330,22 @@ def _used(session: Session, end: datetime) -> str:
     return render_duration(end - since) if since is not None and end > since else ""
 
 
+def _words(session: Session) -> dict[str, str]:
+    """Return `who` and `said` of a session's job: the site's words, or else ours."""
+    status = session.status
+    if status.said:
+        return {"who": session.site_title, "said": status.said}
+    return {"who": "", "said": _sentence(status.reason)}
+
+
 def _sentences(texts: list[str]) -> tuple[str, ...]:
     """Return texts as sentences, each once."""
-    whole = dict.fromkeys(text[:1].upper() + text[1:] for text in texts if text)
-    return tuple(text if text.endswith(".") else f"{text}." for text in whole)
+    return tuple(dict.fromkeys(_sentence(text) for text in texts if text))
+
+
+def _sentence(text: str) -> str:
+    whole = text[:1].upper() + text[1:]
+    return whole if not whole or whole.endswith(".") else f"{whole}."
 
 
 def render_report(end: End) -> str:
@@ -362,7 +373,11 @@ def _report_lines(end: End) -> Iterator[str]:
             note = f"  {row.note}" if row.note else ""
             yield f"{row.since.at:%Y-%m-%d %H:%M:%S} UTC  {row.word}{note}"
     if end.said:
-        yield from ("", f"{end.who} said:", *(f"  {line}" for line in end.said.splitlines()))
+        yield from (
+            "",
+            f"{end.who} said:" if end.who else "Why:",
+            *(f"  {line}" for line in end.said.splitlines()),
+        )
     if end.todo:
         yield from ("", "What to do:", *(f"  {line}" for line in end.todo))
     if end.log:

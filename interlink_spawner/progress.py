@@ -14,7 +14,7 @@ from interlink_spawner.wording import (
     site_tag,
     wait_text,
 )
-from offload_sites.jobs import AgentState, SiteHealth
+from offload_sites.jobs import AgentState, SiteHealth, SiteState
 from offload_sites.ledger_records import Waits
 from offload_sites.units import render_duration
 
@@ -143,7 +143,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Says:
-    """The site's own words, with our sentence on them."""
+    """The site's own words, if there are any, with our sentence on them."""
 
     who: str
     text: str
@@ -357,7 +357,8 @@ def _scale(waited: timedelta, waits: Waits) -> Scale | None:
 
 def facts_of(session: Session, *, health: SiteHealth | None) -> Iterator[Fact]:
     """Yield what was asked for, where, and when it ends."""
-    tag = site_tag(health)
+    silent = session.silent_since is not None
+    tag = site_tag(SiteHealth(SiteState.NO_ANSWER) if silent else health)
     yield Fact("Site", session.site_title, tag=tag)
     yield Fact("Profile", f"{session.title}, {resources_text(session.resources)}")
     yield Fact("Image", session.image, mono=True)
@@ -375,7 +376,7 @@ def _says(session: Session, now: datetime) -> Says | None:
         return None
     return Says(
         session.site_title,
-        said or session.status.reason,
+        said,
         Elapsed.of(session.heard, now) if session.heard else None,
         silent=session.silent_since is not None,
         hint=hint,

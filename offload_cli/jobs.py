@@ -73,7 +73,7 @@ def list_jobs(
     """List your jobs. Exit status 3 if a site did not answer."""
     found, silent = run(_find(open_catalog(catalog_path), site))
     shown = [job for job in found if ended_too or not job.status.state.ended]
-    _print(shown, as_json=as_json, nothing="no jobs")
+    _print(shown, as_json=as_json, nothing="" if silent else "no jobs")
     _say_silent(silent)
 
 
@@ -125,7 +125,7 @@ async def _orphans(catalog: Catalog, only: str | None, *, do_cancel: bool, as_js
     found, silent = await _find(catalog, only)
     alive = {folder.read("cluster.json").get("id") for folder in cluster_folders() if folder.alive}
     lost = [job for job in found if not job.status.state.ended and job.cluster not in alive]
-    _print(lost, as_json=as_json, nothing="no orphans")
+    _print(lost, as_json=as_json, nothing="" if silent else "no orphans")
     if do_cancel and lost:
         async with open_sites(catalog, only) as sites:
             await _cancel(sites, [job.handle for job in lost])
@@ -185,7 +185,7 @@ def _print(found: list[_Found], *, as_json: bool, nothing: str) -> None:
         click.echo(json.dumps([job.as_json() for job in found], indent=1))
     elif found:
         click.echo(table([job.row() for job in found], _HEAD))
-    else:
+    elif nothing:
         click.echo(nothing, err=True)
 
 

@@ -9,7 +9,9 @@ within two budgets:
 
 * *start failures*: jobs that failed before they were of use. Three that fail in the same way stop
   the refill: the fourth would fail too.
-* *losses*: jobs that worked and then ended. They are replaced up to a budget per hour.
+* *losses*: jobs that worked and then ended, and jobs that their site took away at whatever time, as
+  it does with all of a node that is switched off: nothing is wrong with them. They are replaced up to
+  a budget per hour.
 
 A job whose walltime is nearly over does not count any more, so that what takes its place may be there
 in time to take its results as well.
@@ -155,7 +157,8 @@ def word_of(job: FleetJob) -> Word:
         return Word.LEAVING
     if job.agent.state is AgentState.CONNECTED:
         return Word.WORKING
-    if job.agent.state is AgentState.LOST:
+    # The agent of a job that its site has put back into the queue does not return.
+    if job.agent.state is AgentState.LOST and job.status.state is not JobState.QUEUED:
         return Word.LOST
     words = {
         JobState.QUEUED: Word.QUEUED,
@@ -164,9 +167,6 @@ def word_of(job: FleetJob) -> Word:
     }
     return words.get(job.status.state, Word.SUBMITTED)
 
-
-# What an agent says that got a SIGTERM: it knows no more than that.
-_TERMINATED = 128 + 15
 
 # --- failures ------------------------------------------------------------------------------------
 
@@ -214,7 +214,8 @@ def failure_of(
     reason, hint = _trouble(job, now, policy, heard_since)
     if not reason:
         return None
-    early = job.connected is None or now - job.connected < policy.short_life
+    taken = job.status.state is JobState.CANCELED or job.agent.was_terminated
+    early = not taken and (job.connected is None or now - job.connected < policy.short_life)
     return Failure(job.key, job.site, now, reason, job.status.said, hint, early)
 
 
@@ -226,7 +227,7 @@ def _trouble(
         return "", ""
     if job.ended:
         # The agent was nearer to what happened than the site, but where the site ended it.
-        told = agent.ended if agent.exit_code != _TERMINATED else ""
+        told = "" if agent.was_terminated else agent.ended
         reason = told or status.reason or f"the job ended ({status.state.value})"
         return reason, agent.hint or status.hint
     since = status.since or job.submitted
@@ -269,7 +270,10 @@ def stop_reason(failures: Iterable[Failure], now: datetime, jobs: int, policy: P
     recent = [f for f in failures if now - f.when < timedelta(hours=1)]
     budget = policy.losses_per_hour + 2 * jobs
     if len(recent) > budget:
-        return f"{len(recent)} jobs were lost within an hour, more than the budget of {budget}"
+        return (
+            f"{len(recent)} jobs were lost within an hour, more than the budget of {budget}; "
+            "more are sent when the first of these losses is an hour old"
+        )
     return ""
 
 

@@ -125,6 +125,10 @@ class AgentState(enum.Enum):
     LOST = "lost"
 
 
+# What an agent says that got a SIGTERM.
+_TERMINATED = 128 + 15
+
+
 @dataclass(frozen=True)
 class AgentStatus:
     """One job's agent as the relay sees it.
@@ -152,6 +156,11 @@ class AgentStatus:
     hint: str = ""
     exit_code: int | None = None
     drain_after_s: float | None = None
+
+    @property
+    def was_terminated(self) -> bool:
+        """True if the site has ended its job, of which the agent knows no more than the signal."""
+        return self.exit_code == _TERMINATED
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> AgentStatus:

@@ -255,7 +255,7 @@ def _removed(ad: Ad, *, cancelled: bool) -> JobStatus:
         return JobStatus(JobState.TIMED_OUT, "its walltime was used up", said, since=since)
     if "disabled job retries" in said:
         return JobStatus(
-            JobState.FAILED,
+            JobState.CANCELED,
             "it was stopped at the site, which starts no job twice",
             said,
             since=since,

@@ -115,6 +115,23 @@ def test_a_job_that_the_administrator_holds_is_told_and_goes_on_when_released(fa
         eventually_sync(lambda: farm.queue("ce")[waiting] == 1, within_s=30)
 
 
+@pytest.mark.parametrize("how", ["-graceful", "-fast"])
+def test_a_node_that_is_switched_off_at_once_costs_its_jobs_and_not_the_cluster(farm, how):
+    startd = ("-daemon", "startd")
+    with farm.start(3, per_job=1) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(3, timeout=TIMEOUT_S)
+        first = set(farm.queue("ce"))
+        farm.pool.condor("pool", "condor_off", how, *startd)
+        try:
+            says(cluster, "3 jobs were lost at", "starts no job twice", "3 are queued")
+        finally:
+            farm.pool.condor("pool", "condor_on", *startd)
+        wait_workers(client, 3, within_s=90)
+        assert first.isdisjoint(farm.queue("ce"))
+        assert len(farm.queue("ce")) == 3
+    farm.empty()
+
+
 _NOTEBOOK = """
 import sys, time
 from dask_offload import OffloadCluster

@@ -91,6 +91,32 @@ def test_a_lost_job_offers_no_threads_though_the_scheduler_still_lists_its_worke
     assert (naples.lost, naples.working, naples.threads, naples.memory_bytes) == (4, 0, 0, 0)
 
 
+def test_a_job_that_waits_again_is_queued_and_not_lost():
+    waits = job(1, JobState.QUEUED, AgentState.LOST)
+    shown = snapshot(waits)
+    assert (shown.count("queued"), shown.count("lost")) == (4, 0)
+    assert shown.jobs[0].word == "queued"
+
+
+def test_what_is_old_news_beside_an_agent_is_not_shown():
+    shown = snapshot(
+        job(1, JobState.QUEUED, AgentState.CONNECTED, reason="it waits for free cores"),
+        workers=crew("c7-1"),
+    )
+    assert (shown.jobs[0].word, shown.jobs[0].reason) == ("working", "")
+
+
+def test_a_job_without_a_registered_worker_is_starting():
+    assert snapshot(working(1)).jobs[0].word == "starting"
+
+
+def test_jobs_that_their_site_took_away_were_lost_and_others_follow():
+    losses = [failure(n, "it was removed by the site", early=False) for n in (1, 2)]
+    (note,) = snapshot(failures=losses).notes
+    assert note.head == "2 jobs were lost at RAC Naples"
+    assert "Others are sent in their place." in note.advice
+
+
 def test_a_worker_of_no_known_job_is_not_counted():
     shown = snapshot(working(1), workers=[*crew("c7-1"), WorkerInfo("stranger", 8, GIB)])
     assert shown.count("working") == 4
@@ -189,7 +215,9 @@ def test_a_site_that_does_not_answer_is_named_and_nothing_seems_to_have_failed()
     assert note.tone == "wait"
     assert note.head.startswith("No answer from RAC Naples since ")
     assert "Nothing is submitted twice" in note.text
-    assert note.said == "time-out"
+    # The sentence is ours: the site has said nothing.
+    assert "Time-out." in note.text
+    assert note.said == ""
 
 
 def test_a_site_that_refuses_is_told_with_what_to_do():
@@ -213,7 +241,9 @@ def test_lost_jobs_are_one_note_that_says_they_come_back():
 
 def test_a_relay_that_cannot_be_reached_is_said():
     (note,) = snapshot(trouble="connection refused").notes
-    assert (note.head, note.said) == ("The relay does not answer.", "connection refused")
+    assert note.head == "The relay does not answer."
+    assert note.text.startswith("Connection refused. Workers come back")
+    assert note.said == ""
 
 
 def test_at_most_four_notes_are_made_and_the_last_counts_the_rest():
@@ -250,7 +280,7 @@ def test_every_word_of_a_job_can_be_shown():
         Word.ENDED: job(8, JobState.COMPLETED),
     }
     assert jobs.keys() == set(Word)
-    shown = snapshot(*jobs.values())
+    shown = snapshot(*jobs.values(), workers=crew("c7-5"))
     assert [row.word for row in shown.jobs[:-1]] == [word.value for word in list(Word)[:-1]]
     assert shown.total == 6 * 4
 

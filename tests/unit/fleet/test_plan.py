@@ -227,6 +227,22 @@ def test_a_job_that_worked_for_long_is_a_loss_and_no_start_failure():
     assert not failure_of(ended, NOW, POLICY).early
 
 
+@pytest.mark.parametrize(
+    "taken",
+    [
+        {"status": JobStatus(JobState.CANCELED, "it was removed by the site")},
+        {
+            "status": JobStatus(JobState.FAILED, "the command ended with exit code 143"),
+            "agent": AgentStatus(AgentState.LOST, NOW, "ended (signal 15)", exit_code=143),
+        },
+    ],
+)
+def test_jobs_that_their_site_takes_away_at_once_are_losses_and_do_not_stop_the_refill(taken):
+    failures = [failure_of(replace(job(n), connected=NOW, **taken), NOW, POLICY) for n in range(3)]
+    assert not any(one.early for one in failures)
+    assert stop_reason(failures, NOW, 3, POLICY) == ""
+
+
 def failure(number, reason="image not found", minutes=0, early=True):
     return Failure(f"c7-{number}", "naples", later(minutes=minutes), reason, early=early)
 

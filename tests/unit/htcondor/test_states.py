@@ -185,7 +185,7 @@ def test_a_removed_job_runs_until_it_has_left_the_queue():
         ),
         (
             "CE job removed by SYSTEM_PERIODIC_REMOVE due to disabled job retries",
-            JobState.FAILED,
+            JobState.CANCELED,
             "starts no job twice",
         ),
     ],

@@ -1,6 +1,7 @@
 """How a session that ended badly is explained."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -42,7 +43,8 @@ def test_a_refusal_says_who_refused_and_what_they_said():
         at(8),
     )
     assert end.heading == "Naples refused the job"
-    assert end.said == "site 'farm' refused the job: 96 CPUs asked"
+    # The sentence is ours, and nobody is quoted with it.
+    assert (end.who, end.said) == ("", "Site 'farm' refused the job: 96 CPUs asked.")
     assert end.todo[0] == "Choose a smaller profile."
     assert not end.retry
     assert ("Refused", "now") in words(end)
@@ -137,6 +139,32 @@ def test_each_end_of_a_job_is_a_sentence_with_something_to_do(state, heading):
     assert end.heading.startswith(heading)
     assert end.todo
     assert end.retry
+
+
+@pytest.mark.parametrize(
+    ("site", "heading"),
+    [
+        (status(JobState.RUNNING), "Your server ended: the site ended this job (signal 15)"),
+        (status(JobState.CANCELED, "its node was lost"), "Your server ended: its node was lost"),
+        (
+            status(JobState.FAILED, "its node was shut down"),
+            "Your server ended: its node was shut down",
+        ),
+    ],
+)
+def test_a_job_that_its_site_took_away_is_told_with_what_the_site_says_and_no_other_image(
+    site, heading
+):
+    ended = replace(
+        READY,
+        status=site,
+        agent=agent(AgentState.LOST, ended="the site ended this job (signal 15)", exit_code=143),
+    )
+    end = ended_job(ended, at(9000))
+    assert end.heading == heading
+    assert end.word == "Canceled"
+    assert "image" not in " ".join(end.todo)
+    assert "start it again" in " ".join(end.todo).lower()
 
 
 def test_it_is_stored_as_json_and_found_again():

@@ -140,7 +140,7 @@ async def test_nothing_is_sent_that_cannot_be_written_down(kit):
     kit.ledger.record = fails
     with pytest.raises(SessionEnded) as caught:
         await kit.submit()
-    assert caught.value.end.said == "the ledger cannot be written: disk full"
+    assert caught.value.end.said == "The ledger cannot be written: disk full."
     assert not kit.site.jobs
 
 
@@ -169,7 +169,7 @@ async def test_a_refusal_leaves_nothing_and_lets_another_site_try(kit):
     kit.site.rejects = "96 CPUs asked, at most 64 allowed"
     with pytest.raises(Refused) as caught:
         await kit.submit()
-    assert caught.value.end.said == "96 CPUs asked, at most 64 allowed"
+    assert caught.value.end.said == "96 CPUs asked, at most 64 allowed."
     assert kit.live.session.ended
     await eventually(lambda: kit.ledger.job("s1-1").state is JobState.FAILED)
 
