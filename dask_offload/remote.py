@@ -19,6 +19,7 @@ from importlib.metadata import version
 from typing import Any, Self
 
 from dask_offload.direct import own_address
+from dask_offload.patience import patiently
 from dask_offload.runtime import ClusterFolder
 from dask_offload.service_client import API, ClusterGoneError, ServiceClient
 from dask_offload.tls import ClusterAuthority
@@ -32,8 +33,6 @@ __all__ = ["RemoteWorkforce"]
 
 log = logging.getLogger("offload-supervisor")
 
-# A hub that restarts takes its services with it, and looks after half a minute whether they are there.
-_CREATE_S = 60.0
 _CLOSE_S = 40.0
 _SOON_S = 0.1
 _MOVING = 0.3
@@ -316,19 +315,8 @@ async def _create(
         "queue_budget_s": options["queue_budget_s"],
         "relay_grace_s": options["relay_grace_s"],
     }
-    deadline_s = time.monotonic() + _CREATE_S
-    pause_s = 0.2
-    while True:
-        try:
-            created: Mapping[str, Any] = await client.call("POST", "/clusters", body)
-        except OffloadError as error:
-            if not error.transient or time.monotonic() > deadline_s:
-                raise
-            log.warning("%s; asking again", error.message)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, 3.0)
-        else:
-            return created
+    created: Mapping[str, Any] = await patiently(lambda: client.call("POST", "/clusters", body))
+    return created
 
 
 def _plan(created: Mapping[str, Any]) -> Plan:

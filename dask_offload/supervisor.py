@@ -23,6 +23,7 @@ from dask_offload.adaptive import Adaptive, Bounds
 from dask_offload.children import Child
 from dask_offload.direct import DirectWorkforce
 from dask_offload.owners import Owners
+from dask_offload.patience import patiently
 from dask_offload.remote import RemoteWorkforce
 from dask_offload.rpc import Caller, Handler, RpcClient, RpcServer
 from dask_offload.runtime import ClusterFolder
@@ -330,15 +331,14 @@ class Supervisor:
         }
 
     async def _scale(self, _: Caller, workers: int) -> dict[str, Any]:
-        self._check_open()
-        await self._workforce.want(workers)
+        await self._want(workers)
         self._adaptive = None
         return await self._changed_by_hand()
 
     async def _adapt(self, _: Caller, minimum: int, maximum: int, **times: float) -> dict[str, Any]:
         self._check_open()
         adaptive = self._bounded(minimum, maximum, times)
-        await self._workforce.want(adaptive.bounded(self._workforce.wanted))
+        await self._want(adaptive.bounded(self._workforce.wanted))
         self._adaptive, self._adapted_s = adaptive, 0.0
         return await self._changed_by_hand()
 
@@ -365,9 +365,19 @@ class Supervisor:
         }
 
     async def _retry(self, _: Caller) -> dict[str, Any]:
-        self._check_open()
-        await self._workforce.retry()
+        async def ask() -> None:
+            self._check_open()
+            await self._workforce.retry()
+
+        await patiently(ask)
         return await self._changed_by_hand()
+
+    async def _want(self, workers: int) -> None:
+        async def ask() -> None:
+            self._check_open()
+            await self._workforce.want(workers)
+
+        await patiently(ask)
 
     def _check_open(self) -> None:
         if self._closing.is_set():

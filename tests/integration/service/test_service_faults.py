@@ -4,6 +4,7 @@ import asyncio
 import random
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -480,9 +481,17 @@ def test_a_computation_goes_on_while_the_service_is_away(kit):
         )
         assert client.gather(futures) == list(range(100))
         before = kit.agents()
-        kit.start_service("--owner-grace", "60s")
+        with ThreadPoolExecutor(1) as pool:
+            # Asked for while it is away: it is started again, and then told.
+            scaled_up = pool.submit(cluster.scale, 6)
+            eventually_sync(
+                lambda: (
+                    "asking again" in cluster.get_logs(scheduler=False, workers=False)["Cluster"]
+                )
+            )
+            kit.start_service("--owner-grace", "60s")
+            scaled_up.result(TIMEOUT_S)
         eventually_sync(lambda: "does not answer" not in str(cluster.snapshot.notes))
-        cluster.scale(6)
         wait_workers(client, 6)
         assert set(before) <= set(kit.agents())
     cluster.close()
