@@ -33,6 +33,7 @@ __all__ = [
     "ended_late",
     "ended_queue",
     "ended_refused",
+    "ended_renamed",
     "ended_start",
     "load_end",
     "render_report",
@@ -296,6 +297,26 @@ def ended_job(session: Session, now: datetime) -> End:
         said=said,
         todo=_sentences([agent.hint or status.hint or _DEFAULT[state]]),
         retry=not (agent.hint or status.hint),
+    )
+
+
+def ended_renamed(session: Session, now: datetime) -> End:
+    """Return the end of a session whose user has another name by now.
+
+    Its server answers at the path that it was started with, and the hub leads to that of the new name.
+    """
+    return End(
+        session,
+        now,
+        heading="Your server ended: its user has been renamed",
+        lead=f"{session.title} at {session.site_title} was started for {session.user}, and cannot be "
+        f"reached under another name. {_FILES}",
+        word="Ended",
+        note="",
+        who="",
+        said="",
+        todo=_sentences(["start it again; ask for a new name while no server runs"]),
+        retry=True,
     )
 
 

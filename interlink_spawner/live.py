@@ -111,13 +111,18 @@ class LiveSession:
 
     async def seek(self) -> None:
         """Begin to listen to the site, if that was not possible so far."""
-        if self.poller is None:
-            with contextlib.suppress(OffloadError):
-                poller = await self._find_poller()
-                # Somebody else may have been faster, or it is not followed any more.
-                if self.poller is None and self._owner is not None:
-                    self.poller = poller
-                    self._listen()
+        if self.poller is not None:
+            return
+        try:
+            poller = await self._find_poller()
+        except OffloadError as error:
+            # What the site has said last is not true for ever.
+            self._hear_site(JobStatus(JobState.UNKNOWN, error.message, hint=error.hint))
+            return
+        # Somebody else may have been faster, or it is not followed any more.
+        if self.poller is None and self._owner is not None:
+            self.poller = poller
+            self._listen()
 
     async def close(self) -> None:
         """Stop listening; touches no job."""

@@ -16,7 +16,7 @@ from sqlalchemy.orm import object_session
 from interlink_spawner import pages
 from interlink_spawner.broker import SpawnerTokens
 from interlink_spawner.desk import Desk
-from interlink_spawner.failures import End, ended_job, load_end
+from interlink_spawner.failures import End, ended_job, ended_renamed, load_end
 from interlink_spawner.live import LiveSession
 from interlink_spawner.pod_spawner import PodSpawner
 from interlink_spawner.poller import Poller
@@ -132,10 +132,12 @@ class SessionSpawner(SpawnerSettings, PodSpawner):
         session = (await self._follow()).session
         if self.going_on is not None:  # how it goes on, or ends, is found out there
             return None
-        if not session.ended and not self._is_lost(session):
+        renamed = not self.proxy_spec.endswith(session.route)
+        if not session.ended and not self._is_lost(session) and not renamed:
             return None
         if self.last_end is None:
-            self.last_end = await self._with_log(ended_job(session, self.desk.clock()))
+            ended = ended_renamed if renamed else ended_job
+            self.last_end = await self._with_log(ended(session, self.desk.clock()))
             self._store(session)
         code = session.agent.exit_code if session.agent.ended else session.status.exit_code
         return 1 if code is None else code

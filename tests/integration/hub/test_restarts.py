@@ -178,3 +178,25 @@ def test_a_job_that_ended_while_the_hub_was_away_is_explained(hub):
     eventually_sync(lambda: not hub.server("ida"), within_s=40)
     page = hub.sign_in("ida").get(f"{hub.url}/hub/user/ida/").text
     assert "Your server ended: the JupyterLab server ended by itself" in page
+
+
+def test_a_session_whose_user_was_renamed_ends_with_the_next_restart_and_says_why(hub):
+    hub.add_user("una")
+    hub.spawn("una", profile="plain")
+    hub.wait_ready("una")
+    session = hub.server("una")["state"]["offload"]["session"]
+    assert hub.api("PATCH", "users/una", json={"name": "unity"}).ok
+    # A hub that runs leads to the old path; one that starts only to that of the new name.
+    assert hub.lab("GET", "una", "api/status").status_code == 200
+    hub.restart_hub()
+    eventually_sync(lambda: not hub.server("unity"), within_s=60)
+    page = hub.sign_in("unity").get(f"{hub.url}/hub/spawn-pending/unity").text
+    assert "its user has been renamed" in page
+    assert "was started for una" in page
+    report = hub.sign_in("unity").get(f"{hub.url}/hub/offload/report/unity").text
+    assert session["key"] in report
+    eventually_sync(lambda: session["key"] not in str(processes_below(hub.place)), within_s=60)
+    hub.spawn("unity", profile="plain")
+    hub.wait_ready("unity")
+    assert hub.lab("GET", "unity", "api/status").status_code == 200
+    hub.stop("unity")

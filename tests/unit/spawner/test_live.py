@@ -290,6 +290,7 @@ async def test_a_site_that_is_in_the_catalog_again_is_listened_to(kit):
     kit.site.fail("s1-1", exit_code=1, reason="its node is gone")
     kit.unknown = False
     await again.seek()
+    await eventually(lambda: not again.session.silence)
     await eventually(lambda: again.session.status.state is JobState.FAILED)
     await again.close()
     await again.poller.close()
@@ -312,6 +313,8 @@ async def test_a_session_of_a_site_that_is_gone_lives_on_through_the_relay(kit):
     orphan = kit.follow(kit.live.session)
     await orphan.open()
     assert not orphan.session.ended
+    # What the site has said last is not shown as if it said so now.
+    assert "catalog" in orphan.session.silence
     assert await orphan.logs() == ""
     assert not await orphan.end("stopped", within=timedelta(seconds=1))
     with pytest.raises(Refused):
