@@ -16,6 +16,7 @@ from interlink_spawner.session import Session, Stage, load_session
 from interlink_spawner.wording import END_TAGS, Tag, resources_text
 from offload_relay.protocol import EXIT_WALLTIME
 from offload_sites.errors import (
+    JobLimitError,
     JobRejectedError,
     NotAuthorizedError,
     OffloadError,
@@ -189,6 +190,8 @@ def ended_refused(session: Session, error: OffloadError, now: datetime) -> End:
     hints = [error.hint] if error.hint else []
     if isinstance(error, NotAuthorizedError):
         heading, todo = f"{who} does not let you start jobs", hints or [_SIGN_IN]
+    elif isinstance(error, JobLimitError):
+        heading, todo = f"{who} takes no more jobs of yours at present", hints
     elif refused:
         heading = f"{who} refused the job"
         todo = [*hints, f"Trying the same again will not help before {who} allows it."]
@@ -207,7 +210,7 @@ def ended_refused(session: Session, error: OffloadError, now: datetime) -> End:
         who="",
         said=_sentence(error.message),
         todo=_sentences(todo),
-        retry=error.transient,
+        retry=error.transient or isinstance(error, JobLimitError),
     )
 
 
@@ -278,8 +281,9 @@ def ended_job(session: Session, now: datetime) -> End:
         what = f"Your server ended: {reason}"
         lead = f"{session.title} at {session.site_title} ran for {ran or 'a moment'}. {_FILES}"
     else:
-        what = f"Your server did not start: {reason}"
-        lead = f"{session.title} at {session.site_title}: the job ran for {ran or 'no time'}."
+        what = f"Your server did not start: {reason.removeprefix('it could not be started: ')}"
+        lasted = f"ran for {ran}" if ran else "did not run"
+        lead = f"{session.title} at {session.site_title}: the job {lasted}."
     if state is JobState.TIMED_OUT:
         what = f"Your server ended: its walltime of {render_duration(session.walltime)} was used up"
     if state is JobState.CANCELED and not agent.ended:

@@ -357,9 +357,10 @@ def _scale(waited: timedelta, waits: Waits) -> Scale | None:
 
 def facts_of(session: Session, *, health: SiteHealth | None) -> Iterator[Fact]:
     """Yield what was asked for, where, and when it ends."""
-    silent = session.silent_since is not None
-    tag = site_tag(SiteHealth(SiteState.NO_ANSWER) if silent else health)
-    yield Fact("Site", session.site_title, tag=tag)
+    if session.silent_since is not None:
+        health = SiteHealth(SiteState.NO_ANSWER)
+    # "Not asked yet" is no news of a site at which a job is.
+    yield Fact("Site", session.site_title, tag=site_tag(health) if health else None)
     yield Fact("Profile", f"{session.title}, {resources_text(session.resources)}")
     yield Fact("Image", session.image, mono=True)
     yield Fact("Walltime", f"{render_duration(session.walltime)} from its start")

@@ -70,6 +70,9 @@ class SiteBackend(Protocol):
         ------
         JobRejectedError
             The site refuses this spec; the same spec will fail again. None of the jobs is queued.
+        JobLimitError
+            The site has nothing against this spec, but against so many jobs at present. None of the
+            jobs is queued.
         NotAuthorizedError
             The site refuses this user. None of the jobs is queued.
         SiteUnavailableError

@@ -61,6 +61,10 @@ class JobRejectedError(OffloadError):
     """The site refuses this job; the same job will be refused again."""
 
 
+class JobLimitError(JobRejectedError):
+    """The site takes no more jobs for now: fewer at a time may pass, and more once others have ended."""
+
+
 class NotAuthorizedError(OffloadError):
     """The site refuses this user; the same call fails until the credential changes."""
 

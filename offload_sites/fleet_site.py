@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 
 from offload_sites.backend import SiteBackend
-from offload_sites.errors import OffloadError
+from offload_sites.errors import JobLimitError, OffloadError
 from offload_sites.fleet_plan import FleetJob, Policy, poll_pause
 from offload_sites.fleet_view import SiteTrouble, next_trouble
 from offload_sites.jobs import JobHandle, JobStatus, SiteHealth
@@ -51,6 +51,7 @@ class FleetSite:
         #: When it was last asked for the states of jobs.
         self.polled: datetime | None = None
         self._clock = clock
+        self._full = False
         self._asked: datetime | None = None
         self._tired: datetime | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -82,6 +83,12 @@ class FleetSite:
         if self.trouble is None:
             log.warning("site %s: %s", self.name, error)
         self.trouble = next_trouble(self.trouble, error, self._clock())
+        self._full = isinstance(error, JobLimitError)
+
+    def forget_limit(self) -> None:
+        """Forget that it takes no more jobs: who has enough need not hear it."""
+        if self._full:
+            self.trouble, self._full = None, False
 
     # --- asking it -----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from offload_sites.errors import NotAuthorizedError, OffloadError
+from offload_sites.errors import JobLimitError, NotAuthorizedError, OffloadError
 from offload_sites.fleet_plan import Failure, FleetJob
 from offload_sites.jobs import JobSpec, SecretFiles
 
@@ -74,8 +74,9 @@ def next_trouble(old: SiteTrouble | None, error: OffloadError, now: datetime) ->
     """Return the trouble with a site that has just answered with `error`, after an `old` one."""
     attempt = old.attempt + 1 if old else 0
     wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
-    # Who has to sign in again does so elsewhere: it is found out by asking again.
-    again = error.transient or isinstance(error, NotAuthorizedError)
+    # Who has to sign in again does so elsewhere, and room for jobs is made by others: it is found out
+    # by asking again.
+    again = error.transient or isinstance(error, (NotAuthorizedError, JobLimitError))
     wait_s = (wait_s if error.transient else _SIGN_IN_S) * random.uniform(0.8, 1.2)  # noqa: S311
     return SiteTrouble(
         since=old.since if old else now,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from offload_sites.errors import (
+    JobLimitError,
     JobRejectedError,
     NotAuthorizedError,
     OffloadError,
@@ -66,10 +67,13 @@ _REFUSED = re.compile(r"AUTHENTICATE:1003\b")
 _TRIED = re.compile(r"AUTHENTICATE:1004\b")
 _DENIED = re.compile(r'Received "DENIED" from server|PERMISSION DENIED|SECMAN:2010', re.I)
 _NO_SCHEDD = re.compile(r"Unable to locate|no such daemon|not found in collector|Can't find", re.I)
+# What a schedd answers to a submission. MAX_JOBS_SUBMITTED, MAX_JOBS_PER_OWNER and
+# MAX_JOBS_PER_SUBMISSION are -2, -3 and -4 where a job is to be added, and words before that.
+_LIMIT = re.compile(r"Schedd says -[234]\b|MAX_JOBS_\w+", re.I)
+# SUBMIT_REQUIREMENT_...: the administrator's own words follow.
 _REJECTED = re.compile(
-    r"SUBMIT_REQUIREMENT|submit requirement|MAX_JOBS_(?:SUBMITTED|PER_OWNER)|"
-    r"Number of submitted jobs would exceed|exceeds the .* limit",
-    re.I,
+    r"(?:Unable to commit transaction|Failed to create new cluster)[,.]\s*SCHEDD:\d+:(?P<words>.*)",
+    re.I | re.S,
 )
 
 
@@ -104,10 +108,14 @@ def explain(place: Place, error: str, log: str, now_s: float) -> OffloadError:
         return _denied(place, now_s)
     if _REFUSED.search(log) or _REFUSED.search(error):
         return _refused(place, f"{log}\n{error}", now_s)
-    if _REJECTED.search(error) or _REJECTED.search(log):
-        words = _REJECTED.search(error) and error.partition(": ")[2]
+    if _LIMIT.search(error):
+        return JobLimitError(
+            f"{site} takes no more jobs at a time, of this user or altogether",
+            "ask for fewer workers, or wait until jobs have ended; the site knows its limits",
+        )
+    if rejected := _REJECTED.search(error):
         return JobRejectedError(
-            f"{site} refused the job: {show(words, 300) if words else 'its rules do not allow it'}",
+            f"{site} refused the job: {show(rejected['words'].strip(), 300)}",
             "ask the site which jobs it takes",
         )
     if _NOT_REACHED.search(log):

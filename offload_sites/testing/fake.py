@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import NamedTuple, Self
 
 from offload_sites.errors import (
+    JobLimitError,
     JobRejectedError,
     NotAuthorizedError,
     OffloadError,
@@ -83,6 +84,8 @@ class FakeSite:
         `SiteUnavailableError`.
     rejects, refuses : str
         Set one, and `submit` raises `JobRejectedError`, or `NotAuthorizedError`, with this message.
+    most : int or None
+        Set it, and no more jobs than these are taken at a time: `submit` raises `JobLimitError`.
     slow_cancel : bool
         Set it, and cancelled jobs go on running until `finish_cancel`.
     """
@@ -97,6 +100,7 @@ class FakeSite:
     silent: bool = False
     rejects: str = ""
     refuses: str = ""
+    most: int | None = None
     slow_cancel: bool = False
     _submits: int = 0
     _breaks_after: list[int | None] = field(default_factory=list)
@@ -189,7 +193,7 @@ class FakeSite:
         self._called("submit", jobs)
         keys = [check_key(key) for key in jobs]
         self._check_answers()
-        self._check_accepts(spec)
+        self._check_accepts(spec, jobs)
         left = None
         breaks = bool(self._breaks_after)
         if breaks:
@@ -260,11 +264,14 @@ class FakeSite:
         if self.silent:
             raise SiteUnavailableError(f"site {self.name!r} does not answer")
 
-    def _check_accepts(self, spec: JobSpec) -> None:
+    def _check_accepts(self, spec: JobSpec, keys: Iterable[str]) -> None:
         if self.refuses:
             raise NotAuthorizedError(self.refuses)
         if self.rejects:
             raise JobRejectedError(self.rejects)
+        there = sum(not job.status.state.ended for job in self.jobs.values())
+        if self.most is not None and there + len(set(keys) - self.jobs.keys()) > self.most:
+            raise JobLimitError(f"site {self.name!r} takes {self.most} jobs at a time")
         if self.node and not spec.resources.fits(self.node):
             raise JobRejectedError(
                 f"site {self.name!r} refused the job: {spec.resources} asked, {self.node} allowed"

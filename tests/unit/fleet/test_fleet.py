@@ -210,6 +210,24 @@ async def test_three_equal_failures_stop_the_refill_until_retry(stage):
     assert len(stage.site.jobs) == 4
 
 
+async def test_of_more_jobs_than_a_site_takes_at_a_time_it_gets_some_and_more_later(stage):
+    stage.site.slots, stage.site.most = 10, 3
+    stage.fleet.wanted = 32  # eight jobs
+    await stage.steps(10)
+    assert 2 <= len(stage.site.jobs) <= 3
+    assert "takes 3 jobs at a time" in stage.fleet.stopped
+    await stage.steps(3, minutes=1)
+    assert len(stage.site.jobs) == 3
+    stage.fleet.wanted = 12
+    await stage.steps(1)
+    assert stage.fleet.stopped == ""  # of no interest to who has enough
+    stage.fleet.wanted = 32
+    stage.site.most = None
+    await stage.steps(3, minutes=1)
+    assert len(stage.site.jobs) == 8
+    assert stage.fleet.stopped == ""
+
+
 @pytest.mark.parametrize("queued", [0, 2, 5])
 async def test_a_submission_that_was_cut_off_is_made_again_under_the_same_keys(stage, queued):
     stage.site.break_next_submit(after=queued)

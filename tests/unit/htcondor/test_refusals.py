@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from offload_sites.errors import JobRejectedError, NotAuthorizedError, SiteUnavailableError
+from offload_sites.errors import (
+    JobLimitError,
+    JobRejectedError,
+    NotAuthorizedError,
+    SiteUnavailableError,
+)
 from offload_sites.htcondor.refusals import Place, explain
 
 NOW = 1_800_000_000.0
@@ -112,10 +117,34 @@ def test_a_broken_call_is_no_refusal():
     assert isinstance(told("", "the child process died"), SiteUnavailableError)
 
 
-def test_the_rules_of_a_site_refuse_a_job():
-    error = told("", "HTCondorException: Number of submitted jobs would exceed MAX_JOBS_PER_OWNER")
-    assert isinstance(error, JobRejectedError)
-    assert "MAX_JOBS_PER_OWNER" in error.message
+# Recorded with htcondor2 25.14.1 against HTCondor 23.9.6 and 25.14.1.
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("at most 4 cores a job here, see the rules", "at most 4 cores a job here"),
+        ("Submit requirement Small not met.\n", "Submit requirement Small not met."),
+    ],
+)
+def test_the_rules_of_a_site_refuse_a_job_in_its_own_words(said, words):
+    error = told("", f"HTCondorException: Unable to commit transaction, SCHEDD:2:{said}")
+    assert type(error) is JobRejectedError
+    assert error.message.startswith("site 'centre' refused the job: ")
+    assert words in error.message
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "expected next ProcId to be 6, but Schedd says -3",
+        "expected next ProcId to be 3, but Schedd says -4",
+        "Failed to create new cluster.SCHEDD:22:MAX_JOBS_SUBMITTED exceeded. Current=13, Limit=1",
+    ],
+)
+def test_too_many_jobs_at_a_time_are_a_limit_and_no_broken_connection(said):
+    error = told("", f"HTCondorException: {said}")
+    assert isinstance(error, JobLimitError)
+    assert "no more jobs" in error.message
+    assert "fewer workers" in error.hint
 
 
 def test_a_missing_client_says_what_to_install():

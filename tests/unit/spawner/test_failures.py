@@ -15,6 +15,7 @@ from interlink_spawner.failures import (
     render_report,
 )
 from offload_sites.errors import (
+    JobLimitError,
     JobRejectedError,
     NotAuthorizedError,
     OffloadError,
@@ -124,6 +125,21 @@ def test_a_server_that_ran_and_was_held_says_what_the_site_said():
     assert end.who == "Naples"
     assert words(end)[-1] == ("Failed", "now")
     assert ("JupyterLab", "done") in words(end)
+
+
+def test_an_image_that_is_not_there_is_told_once():
+    reason = "it could not be started: the image is not on this node"
+    failed = new_session().heard_site(status(JobState.FAILED, reason), at(20))
+    end = ended_job(failed, at(20))
+    assert end.heading == "Your server did not start: the image is not on this node"
+    assert end.lead.endswith("the job did not run.")
+
+
+def test_a_site_with_no_room_for_more_jobs_of_a_user_is_told_as_that():
+    end = ended_refused(new_session(), JobLimitError("no more jobs", "wait"), at(8))
+    assert end.heading == "Naples takes no more jobs of yours at present"
+    assert end.todo == ("Wait.",)
+    assert end.retry
 
 
 @pytest.mark.parametrize(
