@@ -71,7 +71,8 @@ class BaseSite(CatalogModel):
         ge=0,
         description="Workers that clusters with adapt() keep here while they have nothing to do, "
         "so that work does not begin with a queue. They are shared: each user with such a cluster "
-        "has an equal part, and each of the user's clusters a part of that.",
+        "has an equal part, and each of the user's clusters a part of that. Of a profile with several "
+        "sites only the seed of the first one counts, wherever its workers start.",
     )
 
     @property
