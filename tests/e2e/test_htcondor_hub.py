@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from tests.support.condorhub import CondorHub
+from tests.support.cutline import CutLine
 from tests.support.hubkit import PROXY
 from tests.support.kernelkit import run_in_kernel
 from tests.support.labimage import make_lab_image
@@ -20,11 +21,18 @@ pytestmark = pytest.mark.htcondor
 
 
 @pytest.fixture(scope="module")
-def hub(request, pool):
+def line(pool):
+    """Lend the line by which the hub asks the CE, which tests cut."""
+    with CutLine(pool.port("CE")) as line:
+        yield line
+
+
+@pytest.fixture(scope="module")
+def hub(request, pool, line):
     if not PROXY.exists():
         lacking(request.config, "hub", "configurable-http-proxy is missing: make setup")
     place = Path(tempfile.mkdtemp(prefix="hub-"))
-    kit = CondorHub(place, pool, make_lab_image(pool))
+    kit = CondorHub(place, pool, make_lab_image(pool), line)
     try:
         kit.start()
         kit.sign_in()
@@ -62,6 +70,29 @@ def test_a_session_runs_at_the_ce_as_its_user(session):
     )
     image, uid = json.loads(run_in_kernel(session, "alice", code))
     assert (image, uid) == (session.lab_image, 3001)
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_line_that_breaks_at_every_sign_in_refuses_nobody(session, line, how):
+    line.cut(2000, how)
+    try:
+        answer = session.spawn("alice", "second", profile="lab")
+        assert answer.status_code in {201, 202}, answer.text
+        browser = session.sign_in()
+
+        def told():
+            page = browser.get(f"{session.url}/hub/spawn-pending/alice/second", timeout=scaled(30))
+            assert "No answer from Computing centre" in page.text
+            return "broke off" in page.text
+
+        eventually_sync(told, within_s=30)
+        assert run_in_kernel(session, "alice", "print(6 * 7)").strip() == "42"
+    finally:
+        line.cut()
+    session.wait_ready("alice", "second", within_s=120)
+    assert len(ours(session, "Owner")) == 2  # each once
+    session.stop("alice", "second")
+    eventually_sync(lambda: len(ours(session, "Owner")) == 1, within_s=60)
 
 
 WORKERS = """

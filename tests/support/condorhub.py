@@ -7,6 +7,7 @@ from pathlib import Path
 import requests
 
 from tests.support.condorkit import Pool
+from tests.support.cutline import CutLine
 from tests.support.hubkit import HubKit
 from tests.support.waiting import scaled
 
@@ -18,7 +19,7 @@ sites:
     collector: {collector}
     schedd: {schedd}
     ca_file: {ca}
-    credential: {{issuer: iam, audience: '{collector}'}}
+    credential: {{issuer: iam, audience: '{audience}'}}
     node: {{cpus: 96, memory: 96GiB}}
     disk: 1MiB
     max_walltime: 48h
@@ -68,10 +69,11 @@ c.Authenticator.auth_refresh_age = 5
 
 
 class CondorHub(HubKit):
-    """A hub with the offload service; its only site is the CE of `pool`."""
+    """A hub with the offload service; its only site is the CE of `pool`, maybe by a `line`."""
 
-    def __init__(self, place: Path, pool: Pool, lab: str) -> None:
+    def __init__(self, place: Path, pool: Pool, lab: str, line: CutLine | None = None) -> None:
         super().__init__(place)
+        self.line = line
         self.pool = pool
         self.lab_image = lab
         env = pool.env
@@ -87,7 +89,11 @@ class CondorHub(HubKit):
     def write_catalog(self, **_: str) -> None:
         env = self.pool.env
         text = _CATALOG.format(
-            collector=env["CE_ADDRESS"], schedd=env["CE_SCHEDD"], ca=self.ca, lab=self.lab_image
+            collector=self.line.address if self.line else env["CE_ADDRESS"],
+            audience=env["CE_ADDRESS"],
+            schedd=env["CE_SCHEDD"],
+            ca=self.ca,
+            lab=self.lab_image,
         )
         (self.place / "catalog.yaml").write_text(text)
 
