@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _SWEEP_S = 5.0
 _CONNECT_S = 10.0
+_CLOSE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Relay:
             weakref.WeakKeyDictionary()
         )
         self._open: Counter[str] = Counter()
+        self._connections: set[ServerConnection] = set()
         self._stack = contextlib.AsyncExitStack()
         self._public: Server | None = None
         self._dial_port = DialPort(self)
@@ -146,7 +148,16 @@ class Relay:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._stack.aclose()
+        # Closing waits until what was sent before is on its way: for ever, if a peer takes nothing.
+        late = asyncio.get_running_loop().call_later(_CLOSE_S, self._cut_all)
+        try:
+            await self._stack.aclose()
+        finally:
+            late.cancel()
+
+    def _cut_all(self) -> None:
+        for websocket in self._connections:
+            websocket.transport.abort()
 
     # --- public port ---------------------------------------------------------------------------
 
@@ -192,6 +203,7 @@ class Relay:
             websocket.request.headers.get(protocol.INSTANCE_HEADER, "") if websocket.request else ""
         )
         self._open[lease.id] += 1
+        self._connections.add(websocket)
         try:
             await self._serve(websocket, lease, path, instance)
         except RefusedError as error:
@@ -203,6 +215,7 @@ class Relay:
         except ConnectionClosed:
             pass
         finally:
+            self._connections.discard(websocket)
             self._open[lease.id] -= 1
             if not self._open[lease.id]:
                 del self._open[lease.id]
@@ -335,8 +348,8 @@ class Relay:
         while True:
             await asyncio.sleep(min(_SWEEP_S, self.limits.lost_grace_s / 4))
             try:
-                for agent in self.directory.sweep(time.time()):
-                    await control.send_gone(self, agent)
+                told = self.directory.sweep(time.time())
+                await asyncio.gather(*(control.send_gone(self, agent) for agent in told))
                 for agent in self.directory.overdue(time.time()):
                     control.cut(self, agent)
                 # Streams live without their agent's control connection, but not for ever.

@@ -265,7 +265,12 @@ async def send_gone(relay: Relay, agent: Agent) -> None:
         agent.told_gone_s = time.time()
         log.info("agent of job %s is told gone: %s", agent.lease.job, reason)
     with contextlib.suppress(ConnectionClosed):
-        await websocket.send(encode(protocol.Gone(reason)))
+        try:
+            # One that takes nothing must not keep us from telling the others.
+            async with asyncio.timeout(relay.limits.first_message_s):
+                await websocket.send(encode(protocol.Gone(reason)))
+        except TimeoutError:
+            cut(relay, agent)
 
 
 def cut(relay: Relay, agent: Agent) -> None:
