@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from interlink_spawner.poller import Poller
 from interlink_spawner.session_job import write_session_agent
@@ -38,6 +38,8 @@ _HEALTH_WITHIN_S = 30.0
 _WAITS_S = 60.0
 _BURY_EVERY_S = 20.0
 _BURY_FOR = timedelta(hours=12)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Desk:
         The catalog file; read again when it changes.
     relay : RelayAccess
         How sessions and this hub reach the relay.
-    ledger : Ledger or None
-        Where jobs are recorded, and waits are known from; None for neither.
+    open_ledger : callable or None
+        Returns the ledger, where jobs are recorded and waits are known from, or raises LedgerError;
+        called in a thread, until there is one. None to record nothing.
     clock : callable
         Returns aware UTC.
     """
@@ -76,13 +79,15 @@ class Desk:
         self,
         catalog: Path,
         relay: RelayAccess,
-        ledger: Ledger | None = None,
+        open_ledger: Callable[[], Ledger] | None = None,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.relay = relay
         self.clock = clock
-        self.ledger = ledger
+        self._open_ledger = open_ledger
+        self._ledger: Ledger | None = None
+        self._ledger_lock = asyncio.Lock()
         self._path = catalog
         self._file: CatalogFile | None = None
         self._problems: list[str] = []
@@ -315,14 +320,21 @@ class Desk:
 
     async def record(self, record: JobRecord) -> None:
         """Note a job. Raises LedgerError: nothing may be submitted that is not noted."""
-        if self.ledger is not None:
-            await asyncio.to_thread(self.ledger.record, [record])
+        await self._ask_ledger(lambda ledger: ledger.record([record]))
+
+    async def _ask_ledger(self, ask: Callable[[Ledger], T]) -> T | None:
+        """Return what the ledger answers; None if there is none. Raises LedgerError."""
+        if self._open_ledger is None:
+            return None
+        # Not when the hub begins: what runs does not depend on it, and must be found again without.
+        async with self._ledger_lock:
+            if self._ledger is None:
+                self._ledger = await asyncio.to_thread(self._open_ledger)
+        return await asyncio.to_thread(ask, self._ledger)
 
     async def _read_waits(self) -> None:
-        if self.ledger is None:
-            return
         try:
-            self._waits = await asyncio.to_thread(self.ledger.all_waits)
+            self._waits = await self._ask_ledger(Ledger.all_waits) or {}
         except LedgerError as error:
             log.warning("waits are not known: %s", error)
 

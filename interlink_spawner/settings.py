@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from traitlets import HasTraits, Integer, Unicode
@@ -133,7 +134,7 @@ def make_desk(settings: SpawnerSettings) -> Desk:
         ca=_read(authority, "relay_ca_file").decode() if authority else "",
         gateway=settings.relay_gateway,
     )
-    ledger = Ledger(settings.ledger_url) if settings.ledger_url else None
+    ledger = functools.partial(Ledger, settings.ledger_url) if settings.ledger_url else None
     return Desk(Path(settings.catalog_file), relay, ledger)
 
 

@@ -148,6 +148,32 @@ def test_hub_and_relay_restarted_together_end_nothing(hub):
     hub.stop("gus")
 
 
+def test_a_session_survives_a_restart_of_the_hub_while_the_ledger_cannot_be_opened(hub):
+    hub.add_user("liz")
+    hub.spawn("liz", profile="plain")
+    hub.wait_ready("liz")
+    key = session_of(hub, "liz")["key"]
+    ledger, away = hub.place / "ledger.sqlite", hub.place / "ledger.away"
+    hub.kill("hub")
+    ledger.rename(away)
+    ledger.mkdir()
+    hub.start_hub()
+    try:
+        hub.wait_ready("liz")
+        assert session_of(hub, "liz")["key"] == key
+        # Nothing new begins that cannot be written down.
+        hub.add_user("max")
+        assert hub.spawn("max", profile="plain").status_code == 424
+        assert len(hub.jobs()) == 1
+    finally:
+        ledger.rmdir()
+        away.rename(ledger)
+    hub.spawn("max", profile="plain")
+    hub.wait_ready("max")
+    hub.stop("max")
+    hub.stop("liz")
+
+
 def test_a_start_can_be_cancelled_after_a_restart_of_the_hub(hub):
     hub.add_user("hal")
     hub.mood("hold")

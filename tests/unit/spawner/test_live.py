@@ -56,7 +56,9 @@ class Kit:
         self.relay = FakeRelay()
         self.ledger = Ledger(f"sqlite:///{place}/ledger.sqlite")
         access = RelayAccess("ws://127.0.0.1:1", "", new_key(), gateway="127.0.0.1:2")
-        self.desk = Desk(place / "catalog.yaml", access, self.ledger, clock=lambda: self.time)
+        self.desk = Desk(
+            place / "catalog.yaml", access, lambda: self.ledger, clock=lambda: self.time
+        )
         self.stored: list[Session] = []
         self.answering = True
         self.unknown = False

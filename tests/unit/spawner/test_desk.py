@@ -1,0 +1,48 @@
+"""What all spawners of a hub share, while something of it is not there."""
+
+import importlib.resources
+from datetime import UTC, datetime
+
+import pytest
+
+from interlink_spawner.desk import Desk
+from offload_relay.access import RelayAccess
+from offload_relay.lease import new_key
+from offload_sites.errors import LedgerError
+from offload_sites.ledger import JobRecord, Ledger
+
+RECORD = JobRecord("s1-1", "alice", "here", "plain", "session", datetime.now(UTC))
+
+
+@pytest.fixture
+def place(tmp_path):
+    catalog = importlib.resources.files("offload_sites") / "default_catalog.yaml"
+    (tmp_path / "catalog.yaml").write_text(catalog.read_text())
+    return tmp_path
+
+
+def a_desk(place, open_ledger=None):
+    access = RelayAccess("ws://127.0.0.1:1", "", new_key(), gateway="127.0.0.1:2")
+    return Desk(place / "catalog.yaml", access, open_ledger)
+
+
+async def test_a_ledger_that_cannot_be_opened_keeps_nothing_but_new_jobs_and_is_tried_again(place):
+    ledgers = []
+
+    def open_ledger():
+        # SQLite makes the file, and not the folder.
+        ledgers.append(Ledger(f"sqlite:///{place}/later/ledger.sqlite"))
+        return ledgers[-1]
+
+    desk = a_desk(place, open_ledger)
+    await desk.started()
+    assert desk.catalog.sites
+    with pytest.raises(LedgerError):
+        await desk.record(RECORD)
+    (place / "later").mkdir()
+    await desk.record(RECORD)
+    await desk.record(RECORD)
+    (ledger,) = ledgers
+    assert ledger.job("s1-1") is not None
+    ledger.close()
+    await desk.close()
