@@ -93,8 +93,8 @@ class Desk:
         self._problems: list[str] = []
         self._contacts: dict[tuple[str, str], _Contact] = {}
         self._opening: dict[tuple[str, str], asyncio.Lock] = {}
-        self._health: dict[str, Seen] = {}
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._health: dict[tuple[str, str], Seen] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._waits: Mapping[tuple[str, str], Waits] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._agent: Path | None = None
@@ -204,21 +204,25 @@ class Desk:
         model = self.catalog.sites.get(site)
         if model is None:
             raise OffloadError(f"there is no site {site!r} in the catalog any more")
-        kind = site_kinds().get(model.kind)
-        per_user = kind is not None and kind.per_user
-        which = (site, user if per_user else "")
+        which = self._which(site, user)
         async with self._opening.setdefault(which, asyncio.Lock()):
             if which not in self._contacts:
-                source = tokens(site) if per_user else None
+                source = tokens(site) if which[1] else None
                 backend = create_backend(site, model, source)
                 await backend.__aenter__()
                 self._contacts[which] = _Contact(model, Poller(backend), backend.__aexit__)
             return self._contacts[which].poller
 
+    def _which(self, site: str, user: str) -> tuple[str, str]:
+        """Return the site, and as whose it acts: it may refuse one user, and take jobs of another."""
+        model = self._file.catalog.sites.get(site) if self._file is not None else None
+        kind = site_kinds().get(model.kind) if model is not None else None
+        return site, user if kind is not None and kind.per_user else ""
+
     async def _retire(self, site: str, user: str) -> None:
         """Let a back end go whose site has changed; whoever uses it still holds it."""
         contact = self._contacts.pop((site, user))
-        self._health.pop(site, None)
+        self._health.pop((site, user), None)
         log.info("site %s: its entry in the catalog has changed", site)
 
         async def leave() -> None:
@@ -248,18 +252,23 @@ class Desk:
         Safe to cancel. A site that has never answered is missing.
         """
         now = self.clock()
-        names = list(sites)
-        for name in names:
-            seen = self._health.get(name)
+        named = {name: self._which(name, user) for name in sites}
+        for name, which in named.items():
+            seen = self._health.get(which)
             fresh = seen and (now - seen.at).total_seconds() < _HEALTH_FRESH_S
-            if not fresh and name not in self._asking:
-                self._asking[name] = self.keep(self._ask(name, user, tokens), f"health {name}")
-        asking = [self._asking[name] for name in names if name in self._asking]
+            if not fresh and which not in self._asking:
+                asks = self._ask(which, user, tokens)
+                self._asking[which] = self.keep(asks, f"health {name}")
+        asking = [self._asking[which] for which in named.values() if which in self._asking]
         if asking:
             await asyncio.wait(asking, timeout=within_s)
-        return {name: self._health[name] for name in names if name in self._health}
+        known = {name: self._health.get(which) for name, which in named.items()}
+        return {name: seen for name, seen in known.items() if seen is not None}
 
-    async def _ask(self, site: str, user: str, tokens: Callable[[str], TokenSource | None]) -> None:
+    async def _ask(
+        self, which: tuple[str, str], user: str, tokens: Callable[[str], TokenSource | None]
+    ) -> None:
+        site, _ = which
         try:
             poller = await self.poller(site, user=user, tokens=tokens)
             async with asyncio.timeout(_HEALTH_WITHIN_S):
@@ -270,16 +279,12 @@ class Desk:
         except OffloadError as error:
             health = SiteHealth(SiteState.NO_ANSWER, error.message)
         finally:
-            self._asking.pop(site, None)
-        self._health[site] = Seen(health, self.clock())
+            self._asking.pop(which, None)
+        self._health[which] = Seen(health, self.clock())
 
-    def in_order(self, profile: str, sites: Iterable[str]) -> tuple[str, ...]:
-        """Return `sites`, the best one for a session of `profile` first, as far as is known."""
-        return sites_in_order(profile, tuple(sites), self._health, self.waits)
-
-    def health(self, site: str) -> Seen | None:
-        """Return how a site was when it was asked last; None if it never was."""
-        return self._health.get(site)
+    def health(self, site: str, *, user: str) -> Seen | None:
+        """Return how a site was for `user` when it was asked last; None if it never was."""
+        return self._health.get(self._which(site, user))
 
     # --- jobs that nobody needs ------------------------------------------------------------------
 

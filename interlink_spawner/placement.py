@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from interlink_spawner.desk import Desk
+from interlink_spawner.desk import Desk, Seen, sites_in_order
 from interlink_spawner.session import Session, Stage
 from offload_sites.backend import TokenSource
 from offload_sites.choose import moved_words, next_site
-from offload_sites.jobs import SiteHealth
 from offload_sites.resolve import Resolved
 
 __all__ = ["Placement"]
@@ -49,8 +48,9 @@ class Placement:
         sites = self.resolved.sites
         if len(sites) == 1:
             return sites
-        await self._ask_sites()
-        return self._desk.in_order(self.resolved.profile, sites)
+        return sites_in_order(
+            self.resolved.profile, sites, await self._ask_sites(), self._desk.waits
+        )
 
     async def elsewhere(self, session: Session) -> tuple[str, str] | None:
         """Return where a session that waits should go, and why; None if it should stay."""
@@ -63,7 +63,7 @@ class Placement:
             waited,
             resolved.patience,
             sites=resolved.sites,
-            health=await self._ask_sites(),
+            health={name: one.health for name, one in (await self._ask_sites()).items()},
             waits={site: desk.waits(resolved.profile, site) for site in resolved.sites},
             tried=self._tried,
         )
@@ -72,8 +72,7 @@ class Placement:
         self._tried.add(session.site)
         return site, moved_words(session.site_title, desk.catalog.sites[site].title, waited)
 
-    async def _ask_sites(self) -> Mapping[str, SiteHealth]:
-        seen = await self._desk.healths(
+    async def _ask_sites(self) -> Mapping[str, Seen]:
+        return await self._desk.healths(
             self.resolved.sites, user=self._user, tokens=self._tokens, within_s=_HEALTH_WITHIN_S
         )
-        return {site: one.health for site, one in seen.items()}

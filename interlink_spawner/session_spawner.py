@@ -234,7 +234,7 @@ class SessionSpawner(SpawnerSettings, PodSpawner):
         session = self._session or self._expected
         if session is None or self.is_pod:
             return None
-        seen = self.desk.health(session.site)
+        seen = self.desk.health(session.site, user=self.user.name)
         return progress_of(
             session,
             now=self.desk.clock(),
