@@ -164,7 +164,10 @@ class LiveSession:
                 session.status.reason,
             )
         self._wake()
-        self._on_change(session)
+        try:
+            self._on_change(session)
+        except Exception:  # whoever tells us tells others too, and must go on
+            log.exception("job %s: its state cannot be stored", session.key)
         self._note()
 
     def _wake(self) -> None:

@@ -176,6 +176,22 @@ async def test_a_refusal_leaves_nothing_and_lets_another_site_try(kit):
     await eventually(lambda: kit.ledger.job("s1-1").state is JobState.FAILED)
 
 
+async def test_news_that_cannot_be_stored_keep_no_session_from_hearing_of_its_job(kit):
+    def fails(_):
+        raise OSError("database is locked")
+
+    await kit.submit()
+    (poller, handle), heard = (kit.live.poller, kit.live.session.handle), []
+    poller.watch(handle, heard.append)  # another session at this site
+    kit.live._on_change = fails
+    kit.site.start("s1-1")
+    await eventually(lambda: kit.live.session.stage is Stage.STARTING)
+    await eventually(lambda: heard and heard[-1].state is JobState.RUNNING)
+    kit.relay.says("s1-1", "connected")
+    await kit.until_ready()
+    poller.unwatch(handle, heard.append)
+
+
 async def test_the_agents_words_are_waited_for(kit):
     await kit.submit()
     kit.site.start("s1-1")
