@@ -319,8 +319,8 @@ class Cluster:
         """Want `workers` workers. Raises LedgerError for more than now if that cannot be kept."""
         if workers > self._wanted:
             await self._tools.books.write(lambda: self._tools.store.update(self.id, wanted=workers))
-        else:
-            self._unsaved["wanted"] = workers
+        # Also what has just been written: an earlier number may still wait to be.
+        self._unsaved["wanted"] = workers
         self._wanted = workers
         self._version += 1
         if self._fleet is not None:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import logging
 import secrets
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,7 +67,7 @@ class Clusters:
         self._tools = tools
         self._clusters: dict[str, Cluster] = {}
         self._sweeper: asyncio.Task[None] | None = None
-        self._making = asyncio.Lock()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
         books, store = self._tools.books, self._tools.store
@@ -152,6 +153,10 @@ class Clusters:
 
     # --- what a user may have --------------------------------------------------------------------
 
+    def _lock(self, user: str) -> asyncio.Lock:
+        """Return what a change is made under: what is counted first is written down only later."""
+        return self._locks.setdefault(user, asyncio.Lock())
+
     def most(self, cluster: Cluster) -> int:
         """Return how many workers `cluster` may want, beside what its user's other ones want."""
         others = sum(one.wanted for one in _going_on(self.of(cluster.user)) if one is not cluster)
@@ -183,17 +188,18 @@ class Clusters:
         LedgerError
             It cannot be written down.
         """
-        if cluster.closing:
-            raise NoSuchClusterError(cluster.id, cluster.closing)
-        most = self.most(cluster)
-        if workers > max(most, cluster.wanted):
-            limit = self._tools.settings.limits.workers
-            raise QuotaError(
-                f"{workers} workers are more than the {most} that this cluster may have: "
-                f"one user may have {limit}, in all clusters together",
-                "scale others down or close them, or ask the hub's administrator for more",
-            )
-        await cluster.scale(workers)
+        async with self._lock(cluster.user):
+            if cluster.closing:
+                raise NoSuchClusterError(cluster.id, cluster.closing)
+            most = self.most(cluster)
+            if workers > max(most, cluster.wanted):
+                limit = self._tools.settings.limits.workers
+                raise QuotaError(
+                    f"{workers} workers are more than the {most} that this cluster may have: "
+                    f"one user may have {limit}, in all clusters together",
+                    "scale others down or close them, or ask the hub's administrator for more",
+                )
+            await cluster.scale(workers)
 
     async def create(self, name: str, made: Made, caller: Caller) -> tuple[Cluster, str]:
         """Make a cluster, and return it with its token.
@@ -206,7 +212,7 @@ class Clusters:
             It cannot be written down.
         """
         token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-        async with self._making:
+        async with self._lock(caller.name):
             limit = self._tools.settings.limits.clusters
             if len(_going_on(self.of(caller.name))) >= limit:
                 raise QuotaError(
