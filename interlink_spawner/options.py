@@ -36,8 +36,6 @@ _TYPES = {str: "text", int: "a whole number"}
 
 #: What the form sends as an image when the user types a path; no name in a catalog has a slash.
 FREE_IMAGE = "/"
-#: What the form sends as a site when the choice is left to us.
-ANY_SITE = ""
 
 _WALLTIMES = [timedelta(hours=hours) for hours in (1, 4, 8, 24, 48, 96)]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from offload_sites.jobs import ImageRef, JobState, Resources, SiteHealth, SiteState
 from offload_sites.ledger_records import Waits
@@ -17,7 +16,6 @@ __all__ = [
     "Tag",
     "count",
     "image_tag",
-    "latest",
     "render_range",
     "resources_text",
     "site_tag",
@@ -109,8 +107,3 @@ def image_tag(image: ImageRef) -> str:
     """Return the last part of where an image is, such as `highrate:v1.4`; its name if nowhere."""
     place = image.cvmfs or image.docker
     return place.rstrip("/").rpartition("/")[2] or image.name
-
-
-def latest(times: Iterable[datetime | None]) -> datetime | None:
-    """Return the latest of some times that may not be known."""
-    return max((time for time in times if time is not None), default=None)

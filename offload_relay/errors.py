@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "LeaseError",
-    "LocalProtocolError",
     "RelayError",
     "RemoteProtocolError",
     "TunnelClosedError",
@@ -43,10 +42,6 @@ class TunnelClosedError(RelayError):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, transient=True)
-
-
-class LocalProtocolError(RelayError):
-    """Our side was about to send something that the protocol does not allow: a bug of ours."""
 
 
 class RemoteProtocolError(RelayError):

@@ -94,14 +94,6 @@ async def open_service(
         yield listening
 
 
-class _Health(web.RequestHandler):
-    """For whoever watches the process: it serves. Says nothing of sites, jobs or the ledger."""
-
-    def get(self) -> None:
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish("ok\n")
-
-
 def _application(service: Service) -> web.Application:
     prefix = service.prefix
     # Those with arguments of their own are tornado's: static files, a redirect.

@@ -233,7 +233,7 @@ class AdminPage(PageHandler):
 
 
 class Health(BaseHandler):
-    """Whether this service runs; for whoever watches it."""
+    """Whether this service runs, for whoever watches it. Says nothing of sites, jobs or the ledger."""
 
     async def get(self) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")

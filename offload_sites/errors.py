@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from offload_sites.jobs import JobHandle, JobStatus
 
 
 class OffloadError(Exception):
@@ -74,15 +70,6 @@ class SiteUnavailableError(OffloadError):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, transient=True)
-
-
-class JobEndedError(OffloadError):
-    """A job ended while somebody waited for it to work."""
-
-    def __init__(self, handle: JobHandle, status: JobStatus) -> None:
-        self.handle = handle
-        self.status = status
-        super().__init__(f"job {handle} ended ({status.state.name}): {status.reason}", status.hint)
 
 
 class LedgerError(OffloadError):
