@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -30,6 +29,7 @@ log = logging.getLogger("offload-agent")
 
 # sysexits.h, so that a site's record of the exit code alone tells what happened.
 EXIT_UNREACHABLE = 69
+EXIT_SOFTWARE = 70
 EXIT_REFUSED = 77
 EXIT_NO_PAYLOAD = 78
 
@@ -59,9 +59,10 @@ class _Job:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminated, number)
         await self._port.start()
-        link = asyncio.ensure_future(self._link.run())
-        watch = asyncio.ensure_future(self._watch())
         work = asyncio.ensure_future(self._work())
+        tasks = [work, *map(asyncio.ensure_future, (self._link.run(), self._watch()))]
+        for task in tasks:
+            task.add_done_callback(self._failed)
         try:
             words = await self._verdict
             log.info("ending: %s", words.reason)
@@ -70,10 +71,9 @@ class _Job:
                 await self._payload.end(self._grace_s)
             await self._link.last_words(words, _LAST_WORDS_S)
         finally:
-            for task in (watch, work, link):
+            for task in tasks:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._port.stop()
         return words
 
@@ -126,6 +126,16 @@ class _Job:
 
     def _terminated(self, number: int) -> None:
         self._end(Ended(128 + number, f"the site ended this job (signal {number})"))
+
+    def _failed(self, task: asyncio.Future[None]) -> None:
+        """End the job for a fault of our own: it must not hold a node with nothing in it."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("a fault in this program", exc_info=error)
+            name = type(error).__name__
+            self._end(
+                Ended(EXIT_SOFTWARE, f"the agent itself has failed ({name})", "read the job's log")
+            )
 
     def _end(self, words: Ended) -> None:
         if not self._verdict.done():

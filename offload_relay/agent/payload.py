@@ -132,7 +132,7 @@ def _signal_name(number: int) -> str:
 def _read_report(path: Path) -> dict[str, str]:
     try:
         value = json.loads(path.read_bytes()[:65536])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(value, dict):
         return {}

@@ -347,3 +347,17 @@ async def test_a_broken_configuration_is_a_sentence_and_an_exit_code(kit, tmp_pa
     assert ran.returncode == 2
     assert b"lacks a field" in said
     assert b"secret-token" not in said
+
+
+async def test_an_agent_that_fails_itself_ends_its_job_and_says_so(kit):
+    """Else it would hold its node for the rest of the walltime, with nothing in it."""
+    agent = await kit.agent(environment={"NAME": "no system call takes a \0"})
+    assert await agent.wait() == 70
+    assert "ended: the agent itself has failed (ValueError)" in agent.log()
+
+
+async def test_a_report_that_cannot_be_read_is_none(kit):
+    deep = "import os; open(os.environ['OFFLOAD_REPORT'], 'w').write('[' * 60000)"
+    agent = await kit.agent(payload=deep)
+    assert await agent.wait() == 0
+    assert "ended: the payload ended with exit code 0" in agent.log()
