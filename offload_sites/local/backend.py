@@ -8,6 +8,7 @@ directory at the same time.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import os
 import threading
@@ -37,6 +38,9 @@ from offload_sites.local.records import Limits
 __all__ = ["LocalBackend"]
 
 log = logging.getLogger(__name__)
+
+# A look while a submission or a turn of the queue is under way, and one more.
+_THREADS = 4
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +94,8 @@ class LocalBackend:
         self._prepared = False
         self._cannot_start = False
         self._trouble = ""  # what was logged last
+        # Of its own: threads that wait for a dead file server would be missing to all of this program.
+        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, f"offload-{name}")
 
     def __repr__(self) -> str:
         return f"<LocalBackend {self._name!r}>"
@@ -187,7 +193,7 @@ class LocalBackend:
             return work(*args, **kwargs)
 
         try:
-            done = await asyncio.to_thread(prepared)
+            done = await asyncio.get_running_loop().run_in_executor(self._threads, prepared)
         except OSError as error:
             self._prepared = False  # somebody may have removed the directory: make it again
             self._log_trouble(str(error))

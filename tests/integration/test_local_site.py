@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from datetime import timedelta
@@ -17,8 +18,8 @@ import psutil
 import pytest
 
 from offload_sites.errors import JobRejectedError, OffloadError, SiteUnavailableError
-from offload_sites.jobs import JobHandle, JobSpec, JobState, Resources, SiteState
-from offload_sites.local import LocalBackend
+from offload_sites.jobs import JobHandle, JobSpec, JobState, Resources, SiteHealth, SiteState
+from offload_sites.local import LocalBackend, store
 from tests.support import crashing
 from tests.support.processes import assert_no_process_below, processes_below
 from tests.support.waiting import eventually, scaled
@@ -651,3 +652,24 @@ async def test_old_jobs_are_forgotten_at_the_next_submit(place):
     assert set(await backend.find("")) == {"new", "another"}
     assert await states(backend, [handles["old"]]) == [JobState.UNKNOWN]
     await cancel_all(backend)
+
+
+async def test_a_directory_that_does_not_answer_takes_no_threads_of_others(place, monkeypatch):
+    """As on a file server that is down: calls stay where they are, and are given up by who waits."""
+    backend = site(place)
+    asked, answers = threading.Event(), threading.Event()
+
+    def health(_):
+        asked.set()
+        answers.wait()
+        return SiteHealth(SiteState.UP)
+
+    monkeypatch.setattr(store, "health", health)
+    asking = [asyncio.create_task(backend.health()) for _ in range(100)]
+    await eventually(asked.is_set)
+    try:
+        async with asyncio.timeout(scaled(20)):
+            assert await asyncio.to_thread(lambda: "of somebody else") == "of somebody else"
+    finally:
+        answers.set()
+    assert {(await one).state for one in asking} == {SiteState.UP}
