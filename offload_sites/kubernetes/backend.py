@@ -320,15 +320,14 @@ class PodBackend:
         if handle.site != self._name or not is_job_name(handle.native_id):
             raise nothing
         try:
-            text = await self._api.text(
-                f"~/pods/{handle.native_id}/log",
-                tailLines=str(_TAIL_LINES),
+            # Lines may be of any length: a bar of progress is one that never ends.
+            tail = await self._api.end_of(
+                f"~/pods/{handle.native_id}/log", tail_bytes, tailLines=str(_TAIL_LINES)
             )
         except ApiError as error:
             if error.status in {400, 404}:
                 raise nothing from error
             raise self._api.problem(error, "to read logs") from error
-        tail = text.encode()[-tail_bytes:] if tail_bytes else b""
         return JobLogs(stdout=tail.decode(errors="replace"))
 
     async def health(self) -> SiteHealth:

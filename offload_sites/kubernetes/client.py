@@ -41,6 +41,7 @@ _AT_ONCE = 8
 _PAGE = 500
 _PATCH = "application/merge-patch+json"
 _GONE = 410
+_CHUNK = 64 * 1024
 
 
 class ApiError(Exception):
@@ -144,9 +145,10 @@ class KubeApi:
             if error.status not in {404, 409}:
                 raise
 
-    async def text(self, path: str, **query: str) -> str:
-        """Return an answer that is no JSON: a log."""
-        return await self._ask("GET", path, query, text=True)  # type: ignore[no-any-return]
+    async def end_of(self, path: str, most_bytes: int, **query: str) -> bytes:
+        """Return the end of an answer that is no JSON: a log, which may be of any length."""
+        content: bytes = await self._ask("GET", path, query, most_bytes=most_bytes)
+        return content[max(0, len(content) - most_bytes) :]
 
     def problem(self, error: ApiError, doing: str) -> OffloadError:
         """Return our error for an answer that the caller did not expect while `doing` something."""
@@ -184,7 +186,7 @@ class KubeApi:
         body: Object | None = None,
         content_type: str = "application/json",
         *,
-        text: bool = False,
+        most_bytes: int | None = None,
     ) -> Any:
         try:
             async with self._places, asyncio.timeout(_TIMEOUT_S):
@@ -194,7 +196,7 @@ class KubeApi:
                     method,
                     query_params=list(query.items()),
                     header_params={
-                        "Accept": "*/*" if text else "application/json",
+                        "Accept": "application/json" if most_bytes is None else "*/*",
                         "Content-Type": content_type,
                     },
                     body=body,
@@ -203,7 +205,11 @@ class KubeApi:
                     _request_timeout=_TIMEOUT_S,
                 )
                 async with response:
-                    content = await response.read()
+                    content = (
+                        await response.read()
+                        if most_bytes is None
+                        else await _end(response, most_bytes)
+                    )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.debug("site %s: %s %s: %r", self._site, method, path, error)
             raise SiteUnavailableError(
@@ -211,7 +217,7 @@ class KubeApi:
                 "running jobs are not concerned; it is asked again",
             ) from error
         if 200 <= response.status < 300:
-            return content.decode(errors="replace") if text else json.loads(content)
+            return json.loads(content) if most_bytes is None else content
         raise self._refusal(response.status, content)
 
     def _full(self, path: str) -> str:
@@ -269,3 +275,14 @@ class KubeApi:
         contexts, current = config.list_kube_config_contexts(file)
         used = next((one for one in contexts if one["name"] == self._context), current)
         return str((used.get("context") or {}).get("namespace") or "")
+
+
+async def _end(response: Any, most_bytes: int) -> bytes:
+    """Read a response, and keep its last `most_bytes` bytes, or a chunk if that is more."""
+    kept = bytearray()
+    keep = max(most_bytes, _CHUNK)
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        kept += chunk
+        if len(kept) > 2 * keep:
+            del kept[:-keep]
+    return bytes(kept[-keep:])
