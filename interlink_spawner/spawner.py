@@ -31,7 +31,7 @@ from interlink_spawner.session_job import (
 from interlink_spawner.session_spawner import SessionSpawner
 from interlink_spawner.spawn_failed import SpawnFailed, uncount
 from interlink_spawner.wording import image_tag
-from offload_sites.catalog import KubernetesSite
+from offload_sites.catalog import BaseSite, KubernetesSite
 from offload_sites.errors import OffloadError
 from offload_sites.jobs import JobSpec, SecretFiles
 from offload_sites.resolve import Resolved
@@ -148,12 +148,12 @@ class InterLinkSpawner(SessionSpawner):
         todo = list(sites)
         while todo:
             site = todo.pop(0)
-            model = self.desk.catalog.sites[site]
-            if isinstance(model, KubernetesSite):
-                url = self.pod_service_url or self.service_url
-                asked = self._session.asked if self._session else self.desk.clock()
-                return await self.start_pod(resolved, model, url, asked)
             try:
+                model = self._site(site)
+                if isinstance(model, KubernetesSite):
+                    url = self.pod_service_url or self.service_url
+                    asked = self._session.asked if self._session else self.desk.clock()
+                    return await self.start_pod(resolved, model, url, asked)
                 return await self._start_job(self._new_session(resolved, site, number, came))
             except Refused as error:
                 refused = error
@@ -164,9 +164,24 @@ class InterLinkSpawner(SessionSpawner):
                 came = moved.why
             except SessionEnded as error:
                 raise await self._failure_of(error.end) from error
+            except OffloadError as error:
+                raise await self._changed_meanwhile(error) from error
             number += 1
         assert refused is not None  # noqa: S101  # a profile has a site
         raise await self._failure_of(refused.end) from refused
+
+    def _site(self, name: str) -> BaseSite:
+        """Return a site, which an administrator may have removed from the catalog meanwhile.
+
+        Raises
+        ------
+        OffloadError
+            It is not there any more.
+        """
+        model = self.desk.catalog.sites.get(name)
+        if model is None:
+            raise OffloadError(f"there is no site {name!r} in the catalog any more")
+        return model
 
     def _new_session(self, resolved: Resolved, site: str, number: int, came: str = "") -> Session:
         now = self.desk.clock()
@@ -182,7 +197,7 @@ class InterLinkSpawner(SessionSpawner):
             profile=resolved.profile,
             title=resolved.title,
             site=site,
-            site_title=self.desk.catalog.sites[site].title,
+            site_title=self._site(site).title,
             image=image_tag(resolved.image),
             resources=resolved.resources,
             walltime=resolved.walltime,
@@ -226,19 +241,27 @@ class InterLinkSpawner(SessionSpawner):
             asked=session.asked,
             environment=self._job_environment(resolved, session),
             arguments=tuple(self.get_args()),
-            home=session_home(self.desk.catalog.sites[session.site], session.user),
+            home=session_home(self._site(session.site), session.user),
             labels={"owner": session.user, "profile": session.profile, "server": session.server},
         )
         return session_job(request, agent)
 
     def _job_environment(self, resolved: Resolved, session: Session) -> dict[str, str]:
         """Return the variables of a server that runs as a job."""
-        if self.desk.catalog.sites[session.site].kind != "local" and self.public_hub_connect_url:
+        if self._site(session.site).kind != "local" and self.public_hub_connect_url:
             self.hub_connect_url = self.public_hub_connect_url
         return session_environment(resolved, self.get_env(), self.service_url)
 
     async def _answers(self) -> bool:
         return await answers(f"{self._gateway}{self.server.base_url}api")
+
+    async def _changed_meanwhile(self, error: OffloadError) -> SpawnFailed:
+        """Return what the hub is told of a start that went wrong before its site was asked."""
+        session = self._session or self._expected
+        if session is None:  # of pods alone
+            uncount(self.handler)
+            return SpawnFailed(424, str(error))
+        return await self._failure_of(ended_refused(session, error, self.desk.clock()))
 
     async def _failure_of(self, end: End) -> SpawnFailed:
         """Return what the hub is told of a session that did not start."""

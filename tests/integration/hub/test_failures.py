@@ -76,6 +76,24 @@ def test_a_site_that_refuses_says_so_and_nothing_is_tried_again(hub):
     assert not hub.server("bob")
 
 
+def test_a_site_that_is_removed_from_the_catalog_while_it_is_silent_is_a_sentence(hub):
+    hub.add_user("bea")
+    hub.mood("silent")
+    assert hub.spawn("bea", profile="moody").status_code == 202
+    catalog = hub.place / "catalog.yaml"
+    whole = catalog.read_text()
+    try:
+        catalog.write_text(
+            whole.replace("  moody:\n    kind", "  other:\n    kind").replace("[moody", "[other")
+        )
+        eventually_sync(lambda: not hub.server("bea"), within_s=60, saying=hub.log("hub"))
+        assert "there is no site &#39;moody&#39; in the catalog any more" in failure_page(
+            hub, "bea"
+        )
+    finally:
+        catalog.write_text(whole)
+
+
 def test_of_two_sites_the_other_one_takes_what_the_first_refuses(hub):
     hub.add_user("cat")
     hub.mood("reject")
