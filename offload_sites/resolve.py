@@ -32,6 +32,9 @@ __all__ = [
 
 # As long as a file name may be on Linux, several times over.
 _PATH_LIMIT = 1000
+# Registries, names, tags and digests. Nothing that a shell takes for more than a name: not every site
+# quotes it (see offload_sites/interlink/plugins.py), and a pattern may end with `.+`.
+_PLAIN_PATH = re.compile(r"/cvmfs(?:/[\w.,:@+=-]+)+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -221,15 +224,13 @@ def _image(catalog: Catalog, choice: Choice, name: str, profile: Profile) -> Ima
 
 def _free_image(path: str, name: str, patterns: list[str]) -> ImageRef:
     # What is matched is what is used: a path that would change when it is normalised is refused.
-    clean = len(path) <= _PATH_LIMIT and path.isprintable() and posixpath.normpath(path) == path
-    if (
-        not clean
-        or not path.startswith("/cvmfs/")
-        or not any(re.fullmatch(pattern, path) for pattern in patterns)
-    ):
+    clean = len(path) <= _PATH_LIMIT and posixpath.normpath(path) == path
+    plain = clean and _PLAIN_PATH.fullmatch(path)
+    if not plain or not any(re.fullmatch(pattern, path) for pattern in patterns):
         raise InvalidOptionsError(
             f"profile {name!r} does not allow the image {show(path)}",
-            f"it has to match {join_names(patterns)}, without '..', '//' or a '/' at its end",
+            f"it has to match {join_names(patterns)}, of letters, digits and '_.,:@+=-', "
+            "without '..', '//' or a '/' at its end",
         )
     return ImageRef(path, posixpath.basename(path), cvmfs=path)
 

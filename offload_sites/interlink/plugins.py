@@ -7,6 +7,7 @@ Read in interlink-slurm-plugin f8451d9, -htcondor-plugin 6f5ee3e, -docker-plugin
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from offload_sites.jobs import Resources
 from offload_sites.kubernetes.launch import WORK
 from offload_sites.site_models import InterlinkSite
+from offload_sites.wording import show
 
 __all__ = [
     "HOSTNAME",
@@ -32,12 +34,17 @@ _FLAGS = "slurm-job.vk.io/flags"
 # Slurm counts from the start of the batch job, the walltime from that of the command: pulling and
 # unpacking an image lies in between.
 _SLURM_SLACK = timedelta(minutes=5)
+# Plugins put it into a shell script as it is, which runs outside of any container (slurm: prepare.go,
+# `strings.Join(containerCommand.runtimeCommand[:], " ")`).
+_PLAIN_IMAGE = re.compile(r"[\w./:@+=,-]+", re.ASCII)
 # Built into the HTCondor plugin.
 _HTCONDOR_WALLTIME = timedelta(minutes=60)
 
 
 def unfit(site: InterlinkSite, asked: Resources, walltime: timedelta, image: str) -> Iterator[str]:
     """Yield what the plugin of `site` cannot do for such a job, as parts of sentences."""
+    if image and not _PLAIN_IMAGE.fullmatch(image):
+        yield f"its plugin ({site.plugin}) does not quote the name of an image: {show(image)}"
     if site.plugin != "htcondor":
         return
     if asked.gpus:

@@ -165,6 +165,9 @@ def test_each_plugin_gets_the_form_of_an_image_that_it_takes(fields, image):
             },
             "contains 'host'",
         ),
+        # Plugins write it into a script that runs outside of the container.
+        (hpc(), {"image": ImageRef("x", cvmfs="/cvmfs/x; id")}, "does not quote"),
+        (hpc(), {"image": ImageRef("x", cvmfs="/cvmfs/$(id)")}, "does not quote"),
     ],
 )
 def test_what_a_virtual_node_cannot_do_is_said_before_it_is_sent(site, changes, words):

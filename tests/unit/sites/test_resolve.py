@@ -14,8 +14,7 @@ from offload_sites.jobs import Resources
 from offload_sites.load import default_catalog, parse_catalog
 from offload_sites.resolve import Choice, Resolved, offered, one_worker, resolve, workers_per_job
 
-CATALOG = parse_catalog(
-    r"""
+TEXT = r"""
 sites:
   farm: {kind: htcondor-ce, title: Farm, collector: "ce.example.org:9619", max_walltime: 48h,
     node: {cpus: 32, memory: 64GiB}}
@@ -44,9 +43,8 @@ profiles:
     images: [base]
     resources: {cpus: 1, memory: 1GiB}
     groups: [/gpu, /admins]
-""",
-    kinds=BUILTIN_SITES,
-)
+"""
+CATALOG = parse_catalog(TEXT, kinds=BUILTIN_SITES)
 
 
 def resolved(groups=(), purpose="session", **asked):
@@ -153,6 +151,19 @@ def test_a_path_that_would_change_or_does_not_match_as_a_whole_is_refused(path):
     assert error.message.startswith("profile 'free' does not allow the image ")
     assert str(error).isprintable()
     assert len(str(error)) < 300
+
+
+@pytest.mark.parametrize(
+    "more", ["x y", "x;id", "$(id)", "`id`", "x'", 'x"', "x|y", "x&", "x\\y", "é"]
+)
+def test_a_path_that_a_shell_would_take_for_more_is_refused_whatever_the_pattern_allows(more):
+    """Not every site quotes it, and `.+` is what patterns end with."""
+    catalog = parse_catalog(TEXT.replace("[a-z./]+", ".+"), kinds=BUILTIN_SITES)
+    choice = Choice(profile="free", image="/cvmfs/a.example.org/x:v1.4@sha256:0f")
+    assert resolve(catalog, choice, purpose="session", groups=()).image.cvmfs == choice.image
+    with pytest.raises(InvalidOptionsError, match="does not allow the image"):
+        bad = Choice(profile="free", image=f"/cvmfs/a.example.org/{more}")
+        resolve(catalog, bad, purpose="session", groups=())
 
 
 def test_a_path_is_no_image_where_the_profile_has_no_pattern():
