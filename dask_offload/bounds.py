@@ -19,6 +19,7 @@ __all__ = [
     "modules",
     "seconds_in",
     "seconds_of",
+    "some_time",
     "text",
     "walltime",
     "whole",
@@ -75,7 +76,10 @@ def seconds_of(times: Mapping[str, Any]) -> dict[str, float]:
         raise OffloadError(
             f"adapt() does not know {', '.join(unknown)}", "it takes target_duration and grace"
         )
-    return {f"{key}_s": seconds_in(key, value) for key, value in times.items() if key != "interval"}
+    found_s = {key: seconds_in(key, value) for key, value in times.items() if key != "interval"}
+    if "target_duration" in found_s:
+        some_time("target_duration", found_s["target_duration"])
+    return {f"{key}_s": value_s for key, value_s in found_s.items()}
 
 
 def seconds_in(what: str, value: object) -> float:
@@ -87,6 +91,13 @@ def seconds_in(what: str, value: object) -> float:
     if not 0 <= found_s <= _LONGEST_S:
         raise OffloadError(f"{what} is {value!r}", "it has to be a duration such as 90s, 5m or 72h")
     return found_s
+
+
+def some_time(what: str, duration_s: float) -> float:
+    """Return a duration that something is divided by. Raises OffloadError if it is no time at all."""
+    if not duration_s:
+        raise OffloadError(f"{what} is no time at all", "it has to be a duration such as 90s or 5m")
+    return duration_s
 
 
 def walltime(value: object) -> str | None:

@@ -15,7 +15,7 @@ import dask.config
 import distributed
 
 from dask_offload import bounds
-from dask_offload.bounds import for_workers, modules, text, whole
+from dask_offload.bounds import for_workers, modules, some_time, text, whole
 from dask_offload.config import seconds, setting
 from dask_offload.relay_option import check_relay
 from dask_offload.runtime import absolute, user_name
@@ -67,7 +67,9 @@ def make_request(
         "dashboard_address": setting("dashboard-address"),
         "adaptive": {
             "interval_s": seconds("adaptive.interval"),
-            "target_duration_s": seconds("adaptive.target-duration"),
+            "target_duration_s": some_time(
+                "the setting offload.adaptive.target-duration", seconds("adaptive.target-duration")
+            ),
             "grace_s": seconds("adaptive.scale-down-grace"),
         },
         "worker": _for_workers(

@@ -200,6 +200,9 @@ class Supervisor:
                 await self._adapt_now()
         except TimeoutError:
             log.warning("the scheduler is busy: it has not answered for 10 s")
+        except OffloadError as error:
+            # It has failed at this one question, of which its own log says more, and goes on.
+            log.warning("the scheduler cannot say how it is: %s", error)
         except ConnectionError:
             if not self._over and not self._closing.is_set():
                 await self._scheduler.wait()
@@ -294,8 +297,8 @@ class Supervisor:
         bounds = Bounds(
             minimum,
             maximum,
-            float(times.get("target_duration_s") or settings["target_duration_s"]),
-            float(times.get("grace_s") or settings["grace_s"]),
+            float(times.get("target_duration_s", settings["target_duration_s"])),
+            float(times.get("grace_s", settings["grace_s"])),
         )
         return Adaptive(bounds, self._workforce.plan.workers_per_job, self._workforce.seed)
 

@@ -125,6 +125,41 @@ def test_adaptive_scaling_follows_the_load_and_goes_back(clusters):
         wait_workers(client, 0)
 
 
+def test_workers_are_let_go_at_once_where_that_is_asked_for(clusters):
+    with (
+        settings(adaptive__scale_down_grace="1h"),
+        clusters.start() as cluster,
+        cluster.get_client() as client,
+    ):
+        cluster.adapt(minimum=0, maximum=2, target_duration="1s", grace=0)
+        assert client.submit(square, 3).result(timeout=TIMEOUT_S) == 9
+        wait_workers(client, 0)
+
+
+def test_a_scheduler_that_fails_at_a_question_ends_no_cluster(clusters):
+    def fail(dask_scheduler):
+        dask_scheduler.asked = 0
+
+        def adaptive_target(target_duration):
+            dask_scheduler.asked += 1
+            raise ZeroDivisionError(target_duration)
+
+        dask_scheduler.adaptive_target = adaptive_target
+
+    def asked(dask_scheduler):
+        return dask_scheduler.asked
+
+    fail.__module__ = asked.__module__ = "__main__"
+    with clusters.start(1) as cluster, cluster.get_client() as client:
+        cluster.wait_for_workers(1, timeout=TIMEOUT_S)
+        client.run_on_scheduler(fail)
+        cluster.adapt(minimum=0, maximum=2)
+        eventually_sync(lambda: client.run_on_scheduler(asked) >= 2)
+        cluster.scale(2)
+        cluster.wait_for_workers(2, timeout=TIMEOUT_S)
+    clusters.nothing_left()
+
+
 def test_the_seed_of_a_site_is_there_before_there_is_work_and_shared_by_adaptive_clusters(clusters):
     with clusters.start(seed=4) as first, first.get_client() as client:
         first.adapt(minimum=0, maximum=8, grace="1s")

@@ -104,6 +104,7 @@ def test_what_cannot_be_meant_is_said(given, words):
         ("relay-grace", "-5s"),
         ("queue-budget", "9999999h"),
         ("adaptive.interval", []),
+        ("adaptive.target-duration", "later"),
         ("version-check", "Strict"),
         ("relay", "wss://relay.example.org"),
         ("walltime", 3600),
@@ -140,3 +141,11 @@ def test_times_are_read_as_dask_writes_them():
     assert seconds_of({"grace": timedelta(minutes=2), "interval": "1s"}) == {"grace_s": 120.0}
     with pytest.raises(OffloadError, match="grace is 'parsec'"):
         seconds_of({"grace": "parsec"})
+
+
+def test_tasks_cannot_be_meant_to_take_no_time_but_workers_may_be_let_go_at_once():
+    assert seconds_of({"grace": 0}) == {"grace_s": 0.0}
+    with pytest.raises(OffloadError, match="target_duration is no time at all"):
+        seconds_of({"target_duration": "0s"})
+    with dask.config.set({"offload.adaptive.target-duration": 0}):
+        assert "offload.adaptive.target-duration is no time at all" in said()
