@@ -40,6 +40,12 @@ def main() -> int:
     parser.add_argument("--workers", type=_numbers, default=[50, 200], help="default: 50,200")
     parser.add_argument("--repeat", type=int, default=3, help="rounds; medians are kept (3)")
     parser.add_argument("--quick", action="store_true", help="few workers, one round")
+    parser.add_argument(
+        "--held",
+        type=Path,
+        metavar="RESULTS",
+        help=f"{_HTCONDOR}: only show held jobs anew, in results of an earlier run",
+    )
     parser.add_argument("--output", type=Path, help="default: a new file in bench/results")
     parser.add_argument("--report", type=Path, help="only write docs/performance.md from this file")
     options = parser.parse_args()
@@ -98,6 +104,10 @@ def _run(options: argparse.Namespace) -> Path:
 
 
 def _run_htcondor(options: argparse.Namespace) -> Path:
+    if options.held:
+        earlier = json.loads(options.held.read_text("utf-8"))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return _keep({**htcondor.show_held(earlier), "held_when": now}, options.held)
     results = {
         "part": _HTCONDOR,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),

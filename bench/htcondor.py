@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.condorkit import Pool, why_not
+from tests.support.condorkit import Pool
 from tests.support.hubkit import free_ports
+from tests.support.testbedkit import why_not
 
-__all__ = ["CONTESTANTS", "measure", "missing"]
+__all__ = ["CONTESTANTS", "measure", "missing", "show_held"]
 
 #: In the order in which they run.
 CONTESTANTS = ("ours", "jobqueue-25", "jobqueue")
@@ -57,18 +58,27 @@ def measure(*, quick: bool, say=print) -> dict[str, Any]:
             "enter_ms": _entering_ms(pool),
         }
         for name in CONTESTANTS:
-            task = {
-                "contestant": name,
-                "pool": str(pool.state),
-                "image": image,
-                "workers": workers,
-                "held": held,
-                "patience_s": patience_s,
-            }
             say(f"htcondor: {name}: {workers} workers")
-            found[name] = _contest(task)
+            found[name] = _contest(_task(found, name, pool, image))
             say(f"htcondor: {name}: {json.dumps(found[name])}")
         return found
+
+
+def show_held(results: dict[str, Any], *, say=print) -> dict[str, Any]:
+    """Return the results of an earlier run with what is shown of held jobs today, which is no number."""
+    with _pool() as pool:
+        image = _image(pool)
+        found = dict(results)
+        for name in ("ours", "jobqueue"):
+            say(f"htcondor: {name}: {results['held']} held jobs")
+            task = _task(results, name, pool, image)
+            found[name] = {**results[name], **_contest({**task, "only_held": True})}
+        return found
+
+
+def _task(results: dict[str, Any], name: str, pool: Pool, image: str) -> dict[str, Any]:
+    wanted = {key: results[key] for key in ("workers", "held", "patience_s")}
+    return {"contestant": name, "pool": str(pool.state), "image": image, **wanted}
 
 
 @contextlib.contextmanager
@@ -91,8 +101,7 @@ def _image(pool: Pool) -> str:
         f"{name}=={importlib.metadata.version(name)}" for name in ("dask", "distributed", "numpy")
     ]
     image = f"testbed/dask:{importlib.metadata.version('distributed')}"
-    pool.run("make-image", image, *packages)
-    path = f"/cvmfs/unpacked.infn.it/{image}"
+    path = pool.make_image(image, *packages)
     # What is only slow the first time is nobody's: files that are not in memory yet.
     warm = ("exec", "--bind", "/cvmfs", path, "python3", "-c", "import distributed")
     pool.as_account("pool", "apptainer", *warm)

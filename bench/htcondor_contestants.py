@@ -203,7 +203,7 @@ class Contest:
             self.say(f"{result['left']} jobs are left after close")
         self._empty()
         if self.task["contestant"] != "jobqueue-25":
-            result["shown"] = self._held()
+            result |= self.held()
         return result
 
     def _grow(self, cluster: Any, client: Any) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class Contest:
             self.pool.condor("pool", "condor_rm", "-all")
             _until(lambda: not self._queue(), _GONE_S, _QUEUE_S)
 
-    def _held(self) -> str:
+    def held(self) -> dict[str, Any]:
         """Return what is shown of jobs that the site has put on hold."""
         count = self.task["held"]
         # So many jobs: of ours with one worker each, as jobs of dask-jobqueue have it here.
@@ -275,7 +275,7 @@ class Contest:
             shown = repr(cluster)
             cluster.close()
         self._empty()
-        return shown
+        return {"shown": shown}
 
     def _in_pool(self) -> list[str]:
         return self.pool.condor("pool", "condor_q", "-allusers", "-af", "ClusterId").split()
@@ -293,7 +293,8 @@ def main() -> int:
             one = Ours(task, pool, place)
         else:
             one = JobQueue(task, pool, place, 25 if task["contestant"].endswith("25") else 1)
-        result = Contest(one, task, pool).run()
+        contest = Contest(one, task, pool)
+        result = contest.held() if task.get("only_held") else contest.run()
     print(json.dumps(result))
     return 0
 

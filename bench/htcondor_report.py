@@ -91,7 +91,8 @@ def goals(results: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def _held(results: dict[str, Any]) -> Iterator[str]:
-    yield from ("", f"With {results['held']} jobs that the site has put on hold, they show:")
+    when = f" ({results['held_when'][:10]})" if "held_when" in results else ""
+    yield from ("", f"With {results['held']} jobs that the site has put on hold, they show{when}:")
     for one in ("ours", "jobqueue"):
         yield from ("", f"{_TITLES[one]}:", "", "```text", results[one]["shown"].rstrip(), "```")
 

@@ -1,7 +1,14 @@
 """The measurements run, and measure what they say; how fast anything is, is not tested."""
 
+import subprocess
+import sys
+
 from bench import gateway, service, start, submit, transport
 from bench.report import _GATEWAY, _GATEWAY_CPU, _RELAY, _TRANSPORT
+
+
+def test_all_parts_can_be_loaded():
+    subprocess.run([sys.executable, "-m", "bench", "--help"], check=True, capture_output=True)
 
 
 def test_the_same_work_is_measured_in_each_way(capsys):
