@@ -72,7 +72,7 @@ def test_a_site_that_refuses_says_so_and_nothing_is_tried_again(hub):
     assert answer.status_code == 424
     page = failure_page(hub, "bob")
     assert "Moody refused the job" in page
-    assert "the moody site has no such node" in page
+    assert "The moody site has no such node." in page
     assert not hub.server("bob")
 
 
@@ -87,7 +87,7 @@ def test_a_site_that_is_removed_from_the_catalog_while_it_is_silent_is_a_sentenc
             whole.replace("  moody:\n    kind", "  other:\n    kind").replace("[moody", "[other")
         )
         eventually_sync(lambda: not hub.server("bea"), within_s=60, saying=hub.log("hub"))
-        assert "there is no site &#39;moody&#39; in the catalog any more" in failure_page(
+        assert "There is no site &#39;moody&#39; in the catalog any more." in failure_page(
             hub, "bea"
         )
     finally:
