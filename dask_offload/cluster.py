@@ -198,11 +198,25 @@ class OffloadCluster(Cluster):
         self.scheduler_comm = rpc(
             hello["scheduler"], connection_args=self.security.get_connection_args("client")
         )
-        await super()._start()
+        await self._reach_scheduler()
         open_clusters.add(self)
         self._follower = asyncio.create_task(self._follow())
         if self._n_workers:
             await self._scale(self._n_workers)
+
+    async def _reach_scheduler(self) -> None:
+        """Connect to the scheduler, which ends with its cluster: in good time or before we were here."""
+        assert self._supervisor is not None  # noqa: S101  # started
+        try:
+            await super()._start()
+        except OSError as error:
+            self._take(await self._supervisor.call("changes", since=-1, timeout_s=0))
+            if not self._snapshot.stopped:
+                raise
+            raise OffloadError(
+                f"the cluster {self.name!r} has ended: {self._snapshot.stopped}",
+                "start a new one with OffloadCluster()",
+            ) from error
 
     async def _follow(self) -> None:
         """Keep the snapshot fresh until the supervisor has gone."""

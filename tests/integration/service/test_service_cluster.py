@@ -8,6 +8,7 @@ import time
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 
@@ -135,6 +136,13 @@ def test_what_is_computed_on_a_cluster_that_is_ended_from_outside_fails_and_is_n
         with pytest.raises(CancelledError):
             futures[-1].result(timeout=TIMEOUT_S)
         assert "ended from outside" in cluster.snapshot.stopped
+        # Neither can it be reached again.
+        with (
+            kit.session(kit.alice),
+            dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+            pytest.raises(OffloadError, match=r"has ended: .*ended from outside"),
+        ):
+            OffloadCluster.from_name(cluster.name)
 
 
 def test_a_job_that_fails_three_times_stops_the_refill_and_says_why(kit):
