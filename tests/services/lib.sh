@@ -15,15 +15,19 @@ use_state() { # use_state [DIR]: argument, else $TESTBED_STATE, else the last on
   STATE=${1:-${TESTBED_STATE:-$(readlink "$CACHE/state" || echo /var/lib/interlink-offload-tests)}}
 }
 
-open_state() { # create the state folder, remember it, and keep other runs of `up` and `down` out
+open_state() { # create the state folder, remember it, and keep other runs of `up` and `down` on it out
   mkdir -p "$CACHE" "$STATE/run" "$STATE/log"
   STATE=$(cd "$STATE" && pwd)
   export TESTBED_STATE=$STATE
   ln -sfn "$STATE" "$CACHE/state"
-  [ -n "${TESTBED_LOCKED:-}" ] && return
-  exec 9>"$CACHE/lock"
-  flock -w 900 9 || die "another up or down holds $CACHE/lock"
-  export TESTBED_LOCKED=1
+  [ "${TESTBED_LOCKED:-}" = "$STATE" ] && return
+  exec 9>"$STATE/lock"
+  flock -w 900 9 || die "another up or down holds $STATE/lock"
+  export TESTBED_LOCKED=$STATE
+}
+
+in_turn() { # in_turn COMMAND...: while nobody else adds to $CACHE; it may take minutes
+  ( flock -n 8 || { say "waiting for what else is being built"; flock 8; }; "$@" ) 8>"$CACHE/lock"
 }
 
 need_pkg() { # need_pkg PACKAGE...: install the Debian packages that are missing
@@ -42,6 +46,9 @@ mirror() { # the Debian archive this machine itself installs from
 }
 
 bootstrap() { # bootstrap DIR SUITE PACKAGES [mmdebstrap argument...]: build DIR once, all or nothing
+  [ -e "$1" ] || in_turn _bootstrap "$@"
+}
+_bootstrap() {
   local dir=$1 suite=$2 packages=$3; shift 3
   [ -e "$dir" ] && return
   need_pkg mmdebstrap
@@ -58,6 +65,9 @@ bootstrap() { # bootstrap DIR SUITE PACKAGES [mmdebstrap argument...]: build DIR
 
 need_venv() { # the python environment of the issuer and of the selftest
   [ -z "${TESTBED_PYTHON:-}" ] || return 0
+  [ -e "$CACHE/venv/ok" ] || in_turn _need_venv
+}
+_need_venv() {
   [ -e "$CACHE/venv/ok" ] && return
   say "python environment: building"
   rm -rf "$CACHE/venv"
