@@ -68,6 +68,8 @@ class Policy:
         How long a held job is left alone: a site's administrator, or the site, may release it.
     lost_timeout : timedelta
         How long the agent of a running job may be lost before the job is replaced.
+    farewell_timeout : timedelta
+        How long a site may go on to call a job running whose agent has said its last words.
     short_life : timedelta
         A job that ends within this time of its agent's arrival counts as a start failure.
     same_failures : int
@@ -82,6 +84,7 @@ class Policy:
     start_timeout: timedelta = timedelta(minutes=10)
     hold_timeout: timedelta = timedelta(minutes=5)
     lost_timeout: timedelta = timedelta(minutes=10)
+    farewell_timeout: timedelta = timedelta(seconds=60)
     short_life: timedelta = timedelta(seconds=60)
     same_failures: int = 3
     losses_per_hour: int = 3
@@ -214,8 +217,10 @@ def failure_of(
     reason, hint = _trouble(job, now, policy, heard_since)
     if not reason:
         return None
+    # A site may say so minutes after its agent has.
+    gone = job.agent.since if job.agent.ended and job.agent.since else now
     taken = job.status.state is JobState.CANCELED or job.agent.was_terminated
-    early = not taken and (job.connected is None or now - job.connected < policy.short_life)
+    early = not taken and (job.connected is None or gone - job.connected < policy.short_life)
     return Failure(job.key, job.site, now, reason, job.status.said, hint, early)
 
 
@@ -241,6 +246,9 @@ def _trouble(
                 "the site may not reach the relay, or the image has no Python: read the job's log",
             )
         lost_since = agent.since if agent.state is AgentState.LOST else None
+        if lost_since and agent.ended and now - lost_since > policy.farewell_timeout:
+            # Sites have old news, or none: a virtual node can be minutes behind.
+            return agent.ended, agent.hint
         if lost_since and now - max(lost_since, heard_since) > policy.lost_timeout:
             return "the connection to its agent was lost and did not come back", ""
     return "", ""
