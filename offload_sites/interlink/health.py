@@ -15,7 +15,14 @@ from offload_sites.jobs import SiteHealth, SiteState
 from offload_sites.kubernetes.naming import parse_time
 from offload_sites.units import render_duration
 
-__all__ = ["free_cpus", "node_health", "node_trouble", "quantity", "version_of"]
+__all__ = [
+    "free_cpus",
+    "node_health",
+    "node_silence",
+    "node_trouble",
+    "quantity",
+    "version_of",
+]
 
 PING = "interlink.virtual-kubelet.io/ping-response"
 _CONNECTED = "InterlinkConnectivity"
@@ -29,18 +36,31 @@ _UNITS = {
 }
 
 
-def node_trouble(node: Mapping[str, Any], now: datetime) -> str:
-    """Return why `node` cannot be relied on at `now`, as a sentence; empty if it can."""
-    conditions = {
-        str(one.get("type")): one for one in (node.get("status") or {}).get("conditions") or []
-    }
-    ready, connected = conditions.get("Ready", {}), conditions.get(_CONNECTED)
+def node_silence(node: Mapping[str, Any], now: datetime) -> str:
+    """Return for how long the virtual kubelet itself has been silent, as a sentence; empty if it is not.
+
+    What is asked of it meanwhile waits in the API, deletions too.
+    """
+    conditions = _conditions(node)
     beat = max(
         (time for one in conditions.values() if (time := parse_time(one.get("lastHeartbeatTime")))),
         default=None,
     )
-    if beat is not None and now - beat > _SILENT:
-        return f"the virtual node has not answered for {render_duration(now - beat)}"
+    # The control plane says so after 40 to 50 s, where it looks after nodes.
+    given_up = conditions.get("Ready", {}).get("status") == "Unknown"
+    if given_up or (beat is not None and now - beat > _SILENT):
+        age = f" for {render_duration(now - beat)}" if beat else ""
+        return f"the virtual node has not answered{age}"
+    return ""
+
+
+def node_trouble(node: Mapping[str, Any], now: datetime) -> str:
+    """Return why `node` cannot be relied on at `now`, as a sentence; empty if it can."""
+    silence = node_silence(node, now)
+    if silence:
+        return silence
+    conditions = _conditions(node)
+    ready, connected = conditions.get("Ready", {}), conditions.get(_CONNECTED)
     notes = (node.get("metadata") or {}).get("annotations") or {}
     pinged = bool(notes.get(PING))
     if connected is None:  # an old one
@@ -49,9 +69,14 @@ def node_trouble(node: Mapping[str, Any], now: datetime) -> str:
         good = ready.get("status") == "True" and connected.get("status") == "True" and pinged
     if good:
         return ""
-    since = parse_time((connected or ready).get("lastTransitionTime"))
+    bad = connected if connected and connected.get("status") != "True" else ready
+    since = parse_time(bad.get("lastTransitionTime"))
     age = f" for {render_duration(now - since)}" if since else ""
     return f"the virtual node has had no contact to its site{age}"
+
+
+def _conditions(node: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(one.get("type")): one for one in (node.get("status") or {}).get("conditions") or []}
 
 
 def node_health(

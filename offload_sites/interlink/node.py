@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from offload_sites.interlink import manifest
-from offload_sites.interlink.health import node_health, node_trouble
+from offload_sites.interlink.health import node_health, node_silence, node_trouble
 from offload_sites.interlink.states import status_of_virtual_pod
 from offload_sites.jobs import JobSpec, JobStatus, SiteHealth, SiteState
 from offload_sites.kubernetes import launch
@@ -70,12 +70,15 @@ class VirtualNode:
         """Return why the virtual node cannot be relied on; empty if it can, or if none may tell.
 
         A node that is not there any more hinders nobody from ending jobs: there is nobody left who
-        could pass it on.
+        could pass it on. Nor does one whose virtual kubelet is gone: the API keeps the wish until it is
+        back, which else would hand over what nobody wants any more.
         """
-        node = await self._look(api)
+        node, now = await self._look(api), datetime.now(UTC)
         if node is None and self._readable:
             return "" if to_end else f"there is no node {self._site.node_name!r} any more"
-        return node_trouble(node, datetime.now(UTC)) if node else ""
+        if node is None or (to_end and node_silence(node, now)):
+            return ""
+        return node_trouble(node, now)
 
     async def health(self, api: KubeApi, pods: Collection[Mapping[str, Any]]) -> SiteHealth:
         """Return how the node is, and how many cores of it nobody has taken."""

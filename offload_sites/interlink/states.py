@@ -47,6 +47,11 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "the batch system does not accept its account or partition",
         "ask the administrator to correct `account` or `partition` of the site",
     ),
+    (
+        r"partition not available|partition.*(inactive|drain|down)",
+        "its partition takes no jobs at present",
+        "try again later, or ask the administrator of the site",
+    ),
     (r"invalid partition", "the batch system has no such partition", "correct `partition`"),
     (
         r"time limit|timelimit",

@@ -271,13 +271,13 @@ class PodBackend:
     async def _warnings(self, pods: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
         """Return the warnings on pods that have been pending for a while, by their names."""
         now = datetime.now(UTC)
-        uids = {}
+        waiting: dict[str, Mapping[str, Any]] = {}
         for pod in pods:
             since = self._kind.status(pod, timedelta(0), ()).since
             pending = (pod.get("status") or {}).get("phase") == "Pending"
             if pending and since and now - since > _QUIET:
-                uids[pod["metadata"]["uid"]] = pod["metadata"]["name"]
-        if not uids or not self._may_list_events:
+                waiting[pod["metadata"]["uid"]] = pod
+        if not waiting or not self._may_list_events:
             return {}
         try:
             events = await self._api.list(
@@ -290,9 +290,13 @@ class PodBackend:
         found: dict[str, list[str]] = {}
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")))
         for event in events:
-            name = uids.get((event.get("involvedObject") or {}).get("uid"))
-            if name is not None:
-                found.setdefault(name, []).append(str(event.get("message") or event.get("reason")))
+            concerned = waiting.get(str((event.get("involvedObject") or {}).get("uid")))
+            if concerned is None:
+                continue
+            if event.get("reason") == "FailedScheduling" and _has_node(concerned):
+                continue  # that is over
+            said = str(event.get("message") or event.get("reason"))
+            found.setdefault(concerned["metadata"]["name"], []).append(said)
         return found
 
     async def find(self, key_prefix: str) -> Mapping[str, JobHandle]:
@@ -419,6 +423,10 @@ class PodBackend:
             await _all(self._remove(one.name) for one in old)
         except (ApiError, OffloadError) as error:
             log.warning("site %s: cannot remove old jobs: %s", self._name, error)
+
+
+def _has_node(pod: Mapping[str, Any]) -> bool:
+    return bool((pod.get("spec") or {}).get("nodeName"))
 
 
 def _over(record: Record, before: datetime) -> bool:

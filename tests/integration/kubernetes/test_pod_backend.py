@@ -327,6 +327,23 @@ async def test_why_a_pod_does_not_start_is_told_from_its_events(kit, monkeypatch
 # --- virtual nodes ---
 
 
+async def test_that_a_pod_had_no_node_is_not_told_once_it_has_one(kit, monkeypatch):
+    monkeypatch.setattr(backend_module, "_QUIET", timedelta(0))
+    async with virtual(kit) as backend:
+        (handle,) = (await backend.submit(SPEC, {"c-1": {}})).values()
+        (pod,) = await kit.pods()
+        node = await kit.kubelet(VirtualKubelet, slots=0)
+        await node.event(pod, "FailedScheduling", "0/1 nodes are available: 1 Insufficient cpu.")
+
+        async def queued():
+            status = (await backend.status([handle]))[handle]
+            return status if "waits in the queue" in status.reason else None
+
+        assert (await eventually(queued)).said == ""
+        await backend.cancel([handle])
+        await until(backend, handle, JobState.CANCELED)
+
+
 async def test_nothing_is_deleted_while_a_virtual_node_has_no_contact_to_its_site(kit):
     node = await kit.kubelet(VirtualKubelet)
     async with virtual(kit) as backend:

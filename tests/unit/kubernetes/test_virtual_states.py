@@ -165,7 +165,7 @@ def test_a_node_is_well_when_all_its_signs_say_so():
 
 @pytest.mark.parametrize(
     "signs",
-    [{"ready": "False"}, {"ready": "Unknown"}, {"connected": "False"}, {"ping": ""}],
+    [{"ready": "False"}, {"connected": "False"}, {"ping": ""}],
     ids=str,
 )
 def test_one_bad_sign_is_enough(signs):
@@ -175,6 +175,10 @@ def test_one_bad_sign_is_enough(signs):
 def test_a_node_whose_heartbeat_is_old_is_not_believed():
     assert node_trouble(node(age_s=170), NOW) == ""
     assert "has not answered for 3 min 20 s" in node_trouble(node(age_s=200), NOW)
+
+
+def test_a_node_that_the_control_plane_has_given_up_is_silent_and_not_cut_off_from_its_site():
+    assert "has not answered for 1 min" in node_trouble(node(ready="Unknown", age_s=60), NOW)
 
 
 def test_an_old_node_without_the_condition_is_judged_by_its_ping():
