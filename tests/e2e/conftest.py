@@ -4,8 +4,24 @@ import pytest
 
 from tests.support.browserkit import a_browser
 from tests.support.condor_fixtures import dask_image, farm, pool
+from tests.support.virtual_fixtures import (
+    hpc,
+    virtual_backend,
+    virtual_hub,
+    virtual_image,
+    virtual_site,
+)
 
-__all__ = ["dask_image", "farm", "pool"]
+__all__ = [
+    "dask_image",
+    "farm",
+    "hpc",
+    "pool",
+    "virtual_backend",
+    "virtual_hub",
+    "virtual_image",
+    "virtual_site",
+]
 
 
 @pytest.fixture(scope="module")

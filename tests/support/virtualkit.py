@@ -7,13 +7,18 @@ import os
 import signal
 import ssl
 import urllib.request
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dask_offload import OffloadCluster
+from offload_sites.backend import SiteBackend
+from offload_sites.interlink import create
+from offload_sites.site_models import InterlinkSite
 from tests.support.clusterkit import ClusterKit
+from tests.support.hubkit import HubKit
 from tests.support.relayprocess import RelayProcess
 from tests.support.testbedkit import Testbed
 from tests.support.waiting import eventually_sync
@@ -59,6 +64,17 @@ class VirtualSite(Testbed):
         trust = ssl._create_unverified_context()
         with urllib.request.urlopen(request, context=trust, timeout=30) as answer:
             return json.load(answer)
+
+    def backend(self, **changes: object) -> SiteBackend:
+        """Return a back end at the site; `KUBECONFIG` has to be set."""
+        fields = {
+            "kind": "interlink",
+            "title": "The HPC centre",
+            "max_walltime": timedelta(hours=1),
+            "node_name": self.env["VIRTUAL_NODE"],
+            **changes,
+        }
+        return create("hpc", InterlinkSite.model_validate(fields))
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the pods that have not ended."""
@@ -123,3 +139,20 @@ class VirtualKit(ClusterKit):
         )
         self.clusters.append(cluster)
         return cluster
+
+
+class VirtualHub(HubKit):
+    """A hub with the offload service, whose only site is behind the virtual node."""
+
+    def __init__(self, place: Path, site: VirtualSite, image: str) -> None:
+        super().__init__(place)
+        self.site, self.image = site, image
+        self.programs.environment["KUBECONFIG"] = site.env["KUBECONFIG"]
+        self.config_more = "c.Spawner.http_timeout = 120\n"
+        self.add_service()
+
+    def write_catalog(self, **_: object) -> None:
+        text = CATALOG.format(
+            node=self.site.env["VIRTUAL_NODE"], per_job=4, partition="batch", image=self.image
+        )
+        (self.place / "catalog.yaml").write_text(text)
