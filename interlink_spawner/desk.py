@@ -111,8 +111,8 @@ class Desk:
     async def _start(self) -> None:
         await self._read_catalog()
         await self._read_waits()
-        self.keep(self._every(_CATALOG_S, self._read_catalog), "catalog")
-        self.keep(self._every(_WAITS_S, self._read_waits), "waits")
+        self.keep(self._every(_CATALOG_S, self._read_catalog, "catalog"), "catalog")
+        self.keep(self._every(_WAITS_S, self._read_waits, "waits"), "waits")
 
     async def close(self) -> None:
         """Stop all tasks and leave all back ends; touches no job."""
@@ -136,10 +136,13 @@ class Desk:
         if not task.cancelled() and task.exception() is not None:
             log.error("%s ended", task.get_name(), exc_info=task.exception())
 
-    async def _every(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, pause_s: float, work: Callable[[], Awaitable[None]], what: str) -> None:
         while True:
             await asyncio.sleep(pause_s)
-            await work()
+            try:
+                await work()
+            except Exception:  # once more is better than never again
+                log.exception("%s: failed, and is tried again", what)
 
     # --- the catalog -----------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ _SWEEP_EVERY_S = 600.0
 _BY_NAME = 20
 # A pod that has waited so long may have said why in an event.
 _QUIET = timedelta(seconds=20)
+_FORBIDDEN = 403
 _TAIL_LINES = 5000
 
 
@@ -285,7 +286,7 @@ class PodBackend:
             )
         except ApiError as error:
             log.info("site %s: events cannot be read (%s)", self._name, error.reason)
-            self._may_list_events = False
+            self._may_list_events = error.status != _FORBIDDEN
             return {}
         found: dict[str, list[str]] = {}
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime")))

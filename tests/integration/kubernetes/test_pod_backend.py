@@ -311,6 +311,10 @@ async def test_why_a_pod_does_not_start_is_told_from_its_events(kit, monkeypatch
         kit.fake.faults.append(
             lambda call: 404 if (call.verb, call.resource) == ("get", "secrets") else None
         )
+        once = iter([400])
+        kit.fake.faults.append(
+            lambda call: next(once, None) if call[:2] == ("list", "events") else None
+        )
         (handle,) = (await backend.submit(SPEC, {"c-1": {"s": b"x"}})).values()
 
         async def told():

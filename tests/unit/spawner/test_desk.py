@@ -1,5 +1,6 @@
 """What all spawners of a hub share, while something of it is not there."""
 
+import asyncio
 import importlib.resources
 from datetime import UTC, datetime
 
@@ -50,6 +51,26 @@ async def test_a_ledger_that_cannot_be_opened_keeps_nothing_but_new_jobs_and_is_
     (ledger,) = ledgers
     assert ledger.job("s1-1") is not None
     ledger.close()
+    await desk.close()
+
+
+async def test_a_failure_nobody_thought_of_is_no_end_of_news(place, monkeypatch):
+    monkeypatch.setattr(desk_module, "_WAITS_S", 0.01)
+    again = asyncio.Event()
+    found = iter([LedgerError("it is away"), RuntimeError("nobody thought of it"), None])
+
+    def open_ledger():
+        if (error := next(found)) is not None:
+            raise error
+        ledger = Ledger(f"sqlite:///{place}/ledger.sqlite")
+        loop.call_soon_threadsafe(again.set)
+        return ledger
+
+    loop = asyncio.get_running_loop()
+    desk = a_desk(place, open_ledger)
+    await desk.started()
+    async with asyncio.timeout(10):
+        await again.wait()
     await desk.close()
 
 
