@@ -231,7 +231,7 @@ def test_a_line_that_breaks_at_every_sign_in_is_no_refusal_and_mends_by_itself(f
         keys = set(farm.queue("ce"))
         line.cut(2000, how)
         cluster.scale(4)
-        says(cluster, "the connection to site", "broke off", "Nothing is submitted twice")
+        says(cluster, "connection to site", "broke off", "Nothing is submitted twice")
         assert "token" not in cluster._repr_html_()
         assert client.gather(client.map(square, range(50))) == [x * x for x in range(50)]
         line.cut()
