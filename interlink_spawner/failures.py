@@ -24,6 +24,7 @@ from offload_sites.errors import (
 )
 from offload_sites.jobs import JobState
 from offload_sites.units import render_duration
+from offload_sites.wording import shorten
 
 __all__ = [
     "End",
@@ -42,6 +43,7 @@ __all__ = [
 
 _LOG_LINES = 40
 _LOG_CHARS = 6000
+_SAID_CHARS = 300
 _REFUSED = Tag("bad", "Refused", "bad")
 _GIVEN_UP = Tag("bad", "Given up", "bad")
 
@@ -92,6 +94,15 @@ class End:
     def id(self) -> str:
         """What the user tells an administrator; the job's key begins with it."""
         return self.session.id
+
+    @property
+    def message(self) -> str:
+        """All in a few sentences, for who starts servers by the API and sees no page."""
+        told = self.said.rstrip(".").casefold() in self.heading.casefold()
+        said = "" if told else shorten(self.said, _SAID_CHARS)
+        if said and self.who:
+            said = f"{self.who} says: {said}"
+        return " ".join(filter(None, [f"{self.heading}.", said, *self.todo[:1]]))
 
     @property
     def moment(self) -> Moment:

@@ -35,7 +35,6 @@ from offload_sites.catalog import BaseSite, KubernetesSite
 from offload_sites.errors import OffloadError
 from offload_sites.jobs import JobSpec, SecretFiles
 from offload_sites.resolve import Resolved
-from offload_sites.wording import shorten
 
 __all__ = ["InterLinkSpawner"]
 
@@ -269,10 +268,7 @@ class InterLinkSpawner(SessionSpawner):
         self.last_end = await self._with_log(end)
         await self.past_form(end.session.asked)
         uncount(self.handler)
-        # Who starts servers by the API sees no page, which has the site's own words.
-        said = [f"{end.who} says: {shorten(end.said, 300)}"] if end.said not in end.heading else []
-        message = " ".join([f"{end.heading}.", *said, *end.todo[:1]])
-        return SpawnFailed(424, message, self.last_end)
+        return SpawnFailed(424, end.message, self.last_end)
 
     # --- over restarts of the hub ----------------------------------------------------------------
 

@@ -123,6 +123,7 @@ def test_a_server_that_ran_and_was_held_says_what_the_site_said():
     assert end.heading == "Your server ended: it used more memory than it had asked for"
     assert end.lead.startswith("HTC cores at Naples ran for 2 h 14 min.")
     assert end.who == "Naples"
+    assert ". Naples says: memory usage 33100 MB exceeded" in end.message
     assert words(end)[-1] == ("Failed", "now")
     assert ("JupyterLab", "done") in words(end)
 
@@ -133,13 +134,15 @@ def test_an_image_that_is_not_there_is_told_once():
     end = ended_job(failed, at(20))
     assert end.heading == "Your server did not start: the image is not on this node"
     assert end.lead.endswith("the job did not run.")
+    assert end.message.count("image is not on this node") == 1
 
 
 def test_a_site_with_no_room_for_more_jobs_of_a_user_is_told_as_that():
-    end = ended_refused(new_session(), JobLimitError("no more jobs", "wait"), at(8))
+    end = ended_refused(new_session(), JobLimitError("6 are there", "wait"), at(8))
     assert end.heading == "Naples takes no more jobs of yours at present"
     assert end.todo == ("Wait.",)
     assert end.retry
+    assert end.message == "Naples takes no more jobs of yours at present. 6 are there. Wait."
 
 
 @pytest.mark.parametrize(
