@@ -213,6 +213,8 @@ class Supervisor:
         self._over = reason
         log.error("%s", self._over)
         self._workers = []
+        # First: whoever sees a result fail looks here for the reason.
+        await self._publish()
         await self._end_workers()
         await self._workforce.close(reason)
 

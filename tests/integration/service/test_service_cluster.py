@@ -135,7 +135,7 @@ def test_what_is_computed_on_a_cluster_that_is_ended_from_outside_fails_and_is_n
         assert kit.call(kit.alice, "DELETE", f"/clusters/{row['id']}")[1]["left"] == []
         with pytest.raises(CancelledError):
             futures[-1].result(timeout=TIMEOUT_S)
-        assert "ended from outside" in cluster.snapshot.stopped
+        eventually_sync(lambda: "ended from outside" in cluster.snapshot.stopped)
         # Neither can it be reached again.
         with (
             kit.session(kit.alice),
