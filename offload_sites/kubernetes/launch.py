@@ -42,11 +42,11 @@ _TEMPLATE = """\
 #!/bin/sh
 # Starts job {key}. Made by interlink-offload.
 umask 077
-child= asked=
+# Not by a name of our own: a signal may come when there is a child that has not got it yet.
 stop() {{
-  [ -n "$child" ] || exit 143
+  [ -n "$!" ] || exit 143
   asked=yes
-  kill -s TERM "$child" 2> /dev/null
+  kill -s TERM "$!" 2> /dev/null
 }}
 trap stop TERM INT
 root=${{0%/run/start.sh}}
@@ -69,13 +69,17 @@ if command -v timeout > /dev/null; then
   set -- timeout -k {grace_s} {walltime_s} "$@"
 fi
 "$@" &
-child=$!
+code=
 while :; do
-  wait "$child"
-  code=$?
-  kill -0 "$child" 2> /dev/null || break
+  asked=
+  wait "$!"
+  got=$?
+  # 127: a shell that forgets what it has told once. Else the newest word counts: a signal ends a wait
+  # early, with a code of its own.
+  [ $got -eq 127 ] && [ -n "$code" ] || code=$got
+  [ -n "$asked" ] || break
   # Once more: a signal is lost that comes between fork and exec.
-  [ -z "$asked" ] || {{ asked= && sleep 1 && kill -s TERM "$child" 2> /dev/null; }}
+  kill -0 "$!" 2> /dev/null && sleep 1 && kill -s TERM "$!" 2> /dev/null
 done
 case $code in 124 | 137)
   [ $(($(date +%s) - begun)) -ge {walltime_s} ] && code={walltime_exit} ;;

@@ -112,9 +112,14 @@ def test_the_walltime_ends_the_command_even_one_that_does_not_listen(run, comman
 
 
 def test_a_termination_is_passed_on_and_waited_for(run):
-    process = run.start(
-        ["sh", "-c", "trap 'echo bye; exit 5' TERM; echo hi; while :; do sleep 0.1; done"]
-    )
+    # Once `timeout` waits: before that it may die of a signal and leave its command alone.
+    command = """
+        trap 'echo bye; exit 5' TERM
+        until grep -q '^State:.S' "/proc/$PPID/status"; do :; done
+        echo hi
+        while :; do sleep 0.1; done
+    """
+    process = run.start(["sh", "-c", command])
     assert process.stdout.readline() == "hi\n"
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=30)
