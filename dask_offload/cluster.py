@@ -33,10 +33,10 @@ from dask_offload.bounds import (
     whole,
 )
 from dask_offload.config import load_defaults, setting
-from dask_offload.progress import Progress
+from dask_offload.progress import Progress, check_hope
 from dask_offload.request import make_request
 from dask_offload.rpc import RpcClient
-from dask_offload.runtime import ClusterFolder, cluster_folders
+from dask_offload.runtime import ClusterFolder, cluster_folders, has_ended
 from dask_offload.show import render_html, render_text
 from dask_offload.snapshot import JobRow, Snapshot
 from dask_offload.supervisor_process import SupervisorProcess
@@ -213,10 +213,7 @@ class OffloadCluster(Cluster):
             self._take(await self._supervisor.call("changes", since=-1, timeout_s=0))
             if not self._snapshot.stopped:
                 raise
-            raise OffloadError(
-                f"the cluster {self.name!r} has ended: {self._snapshot.stopped}",
-                "start a new one with OffloadCluster()",
-            ) from error
+            raise has_ended(self.name, self._snapshot.stopped) from error
 
     async def _follow(self) -> None:
         """Keep the snapshot fresh until the supervisor has gone."""
@@ -340,9 +337,7 @@ class OffloadCluster(Cluster):
         try:
             return await self._supervisor.call(method, **params)
         except ConnectionError as error:
-            raise OffloadError(
-                f"the cluster {self.name!r} has ended", "start a new one with OffloadCluster()"
-            ) from error
+            raise has_ended(self.name) from error
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
         """Wait, showing progress; raises OffloadError as soon as waiting has become pointless."""
@@ -387,20 +382,9 @@ class OffloadCluster(Cluster):
         return len(self.scheduler_info["workers"])
 
     def _check_hope(self, n_workers: int) -> None:
-        snapshot = self._snapshot
         if self._supervisor is None or self._supervisor.closed:
-            raise OffloadError(
-                f"the cluster {self.name!r} has ended", "start a new one with OffloadCluster()"
-            )
-        coming = sum(snapshot.count(word) for word in ("starting", "queued", "held", "lost"))
-        if snapshot.stopped and self._registered() + coming < n_workers:
-            advice = next((n.advice for n in snapshot.notes if n.tone == "bad" and n.advice), "")
-            hint = f"{advice[:1].lower()}{advice[1:].rstrip('.')}"
-            raise OffloadError(
-                f"{self._registered()} of {n_workers} workers are there, and no more will come: "
-                f"{snapshot.stopped}",
-                hint,
-            )
+            raise has_ended(self.name)
+        check_hope(self._snapshot, self._registered(), n_workers)
 
     # --- what it is doing --------------------------------------------------------------------------
 

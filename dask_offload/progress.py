@@ -1,4 +1,4 @@
-"""Progress of waiting for workers: one line that renews itself, or a line per change of state."""
+"""Waiting for workers: progress as a line that renews itself or one per change, and when to give up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TextIO
 
 from dask_offload.show import render_line, render_notes
 from dask_offload.snapshot import Snapshot
+from offload_sites.errors import OffloadError
 
-__all__ = ["Progress", "progress_stream"]
+__all__ = ["Progress", "check_hope", "progress_stream"]
 
 # What is over sooner needs no progress.
 _SILENT_S = 1.0
@@ -98,6 +99,17 @@ class Progress:
             f"{self._clear}{snapshot.name} {registered}/{self._wanted} working after {elapsed_s:.0f} s"
             + (f": {places}" if places else ""),
             file=self._stream,
+        )
+
+
+def check_hope(snapshot: Snapshot, registered: int, wanted: int) -> None:
+    """Raise OffloadError if `wanted` workers, of which some are `registered`, will never be there."""
+    coming = sum(snapshot.count(word) for word in ("starting", "queued", "held", "lost"))
+    if snapshot.stopped and registered + coming < wanted:
+        advice = next((n.advice for n in snapshot.notes if n.tone == "bad" and n.advice), "")
+        raise OffloadError(
+            f"{registered} of {wanted} workers are there, and no more will come: {snapshot.stopped}",
+            f"{advice[:1].lower()}{advice[1:].rstrip('.')}",
         )
 
 

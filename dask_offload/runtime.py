@@ -28,7 +28,14 @@ from typing import Any
 from offload_relay.access import slug
 from offload_sites.errors import OffloadError
 
-__all__ = ["ClusterFolder", "absolute", "cluster_folders", "runtime_root", "user_name"]
+__all__ = [
+    "ClusterFolder",
+    "absolute",
+    "cluster_folders",
+    "has_ended",
+    "runtime_root",
+    "user_name",
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _ENV = "OFFLOAD_RUNTIME_DIR"
@@ -100,6 +107,14 @@ def _place() -> Path:
             "there is no folder for temporary files that can be written",
             f"set {_ENV} to a folder on a local disk, or TMPDIR",
         ) from error
+
+
+def has_ended(name: str, why: str = "") -> OffloadError:
+    """Return the error for who asks something of a cluster that is over."""
+    because = f": {why}" if why else ""
+    return OffloadError(
+        f"the cluster {name!r} has ended{because}", "start a new one with OffloadCluster()"
+    )
 
 
 def _cannot_make(folder: Path, error: OSError) -> OffloadError:

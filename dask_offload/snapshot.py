@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from offload_sites.fleet_plan import FleetJob, Word, word_of
+from offload_sites.fleet_plan import FleetJob, Policy, Word, word_of
 from offload_sites.fleet_view import FleetSnapshot
 from offload_sites.jobs import JobState
+from offload_sites.units import render_duration
+from offload_sites.wording import sentence
 
 __all__ = ["JobRow", "Note", "SiteRow", "Snapshot", "WorkerInfo", "make_snapshot"]
 
@@ -248,7 +250,7 @@ def _notes(fleet: FleetSnapshot, titles: Mapping[str, str], trouble: str) -> lis
                 "wait",
                 "unknown",
                 "The relay does not answer.",
-                f"{_sentence(trouble)} Workers come back by themselves as soon as it does.",
+                f"{sentence(trouble)} Workers come back by themselves as soon as it does.",
             )
         )
     if len(notes) > _MOST_NOTES:
@@ -263,7 +265,7 @@ def _failed(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
         groups[failure.kind].append(failure)
     for group in sorted(groups.values(), key=len, reverse=True):
         last = group[-1]
-        advice = _sentence(last.hint)
+        advice = sentence(last.hint)
         if fleet.stopped:
             advice = f"{advice} Then call cluster.retry().".strip()
         elif not any(failure.early for failure in group):
@@ -274,7 +276,7 @@ def _failed(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
             "bad" if fleet.stopped else "warn",
             "bad" if fleet.stopped else "warn",
             f"{_jobs(len(group))} {verb} at {titles[last.site]}",
-            f"at {_clock(last.when)}. {_sentence(last.reason)}",
+            f"at {_clock(last.when)}. {sentence(last.reason)}",
             last.said,
             f"{advice} {log}".strip(),
         )
@@ -292,9 +294,9 @@ def _held(jobs: Sequence[FleetJob], titles: Mapping[str, str]) -> Iterable[Note]
             "warn",
             "held",
             f"{_jobs(len(group))} with {_workers(workers)} {_are(group)} held at {titles[site]}",
-            f"since {_clock(since)}. {_sentence(reason)}" if since else _sentence(reason),
+            f"since {_clock(since)}. {sentence(reason)}" if since else sentence(reason),
             group[0].status.said,
-            _sentence(group[0].status.hint),
+            sentence(group[0].status.hint),
         )
 
 
@@ -308,17 +310,17 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
                 "bad",
                 "bad",
                 f"{titles[site]} refuses more jobs.",
-                _sentence(trouble.message),
+                sentence(trouble.message),
                 "",
-                f"{_sentence(trouble.hint)} {again}".strip(),
+                f"{sentence(trouble.hint)} {again}".strip(),
             )
         else:
             yield Note(
                 "wait",
                 "unknown",
                 f"No answer from {titles[site]} since {_clock(trouble.since)}.",
-                f"{_sentence(trouble.message)} It is asked again. Nothing is submitted twice.",
-                advice=_sentence(trouble.hint),
+                f"{sentence(trouble.message)} It is asked again. Nothing is submitted twice.",
+                advice=sentence(trouble.hint),
             )
 
 
@@ -337,7 +339,7 @@ def _silent(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
             "wait",
             "unknown",
             f"No answer from {titles[site]}.",
-            f"{_sentence(reason)} Workers that are connected go on. Nothing is submitted twice.",
+            f"{sentence(reason)} Workers that are connected go on. Nothing is submitted twice.",
         )
 
 
@@ -351,13 +353,8 @@ def _lost(jobs: Sequence[FleetJob]) -> Iterable[Note]:
             f"{_jobs(len(lost))} with {_workers(workers)} lost {'its' if len(lost) == 1 else 'their'}"
             " connection.",
             "It comes back by itself, unless their node is gone; tasks run elsewhere meanwhile. "
-            "After 10 min others are sent instead.",
+            f"After {render_duration(Policy.lost_timeout)} others are sent instead.",
         )
-
-
-def _sentence(text: str) -> str:
-    """Return `text` with a capital and one full stop; nothing for nothing."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def _jobs(count: int) -> str:

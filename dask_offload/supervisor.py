@@ -26,7 +26,7 @@ from dask_offload.owners import Owners
 from dask_offload.patience import patiently
 from dask_offload.remote import RemoteWorkforce
 from dask_offload.rpc import Caller, Handler, RpcClient, RpcServer
-from dask_offload.runtime import ClusterFolder
+from dask_offload.runtime import ClusterFolder, has_ended
 from dask_offload.snapshot import Snapshot, WorkerInfo, make_snapshot
 from dask_offload.tls import LIFETIME, ClusterAuthority
 from dask_offload.workforce import Workforce
@@ -386,10 +386,7 @@ class Supervisor:
 
     def _check_open(self) -> None:
         if self._closing.is_set():
-            raise OffloadError(
-                f"the cluster {self._folder.name!r} has ended",
-                "start a new one with OffloadCluster()",
-            )
+            raise has_ended(self._folder.name)
 
     async def _changed_by_hand(self) -> dict[str, Any]:
         """Return the snapshot after a change: who has asked must not see the state before it."""

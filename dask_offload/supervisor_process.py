@@ -15,7 +15,7 @@ from typing import Any
 from dask_offload.progress import progress_stream
 from dask_offload.request import cluster_id
 from dask_offload.rpc import RpcClient
-from dask_offload.runtime import ClusterFolder
+from dask_offload.runtime import ClusterFolder, has_ended
 from offload_sites.errors import OffloadError
 
 __all__ = ["SupervisorProcess"]
@@ -102,9 +102,7 @@ class SupervisorProcess:
 
     def _check(self, folder: ClusterFolder, waited_s: float) -> None:
         if self._process is None and not (folder.path.is_dir() and folder.alive):
-            raise OffloadError(
-                f"the cluster {folder.name!r} has ended", "start a new one with OffloadCluster()"
-            )
+            raise has_ended(folder.name)
         if self._process is not None and self._process.poll() is not None:
             raise _why_ended(folder)
         if waited_s > _START_S:

@@ -24,7 +24,7 @@ from offload_sites.errors import (
 )
 from offload_sites.jobs import JobState
 from offload_sites.units import render_duration
-from offload_sites.wording import shorten
+from offload_sites.wording import sentence, shorten
 
 __all__ = [
     "End",
@@ -219,7 +219,7 @@ def ended_refused(session: Session, error: OffloadError, now: datetime) -> End:
         word="Refused" if refused else "Given up",
         note=f"By {who}" if refused else "",
         who="",
-        said=_sentence(error.message),
+        said=sentence(error.message),
         todo=_sentences(todo),
         retry=error.transient or isinstance(error, JobLimitError),
     )
@@ -274,7 +274,7 @@ def ended_late(session: Session, limit_text: str, now: datetime) -> End:
         lead=f"Your {session.title} server did not start. Its job was ended, as far as possible.",
         word="Given up",
         note=f"After {limit_text}",
-        **({"who": "", "said": _sentence(session.silence)} if session.silence else _words(session)),
+        **({"who": "", "said": sentence(session.silence)} if session.silence else _words(session)),
         todo=_sentences(["Try again later, or choose a profile at another site."]),
         retry=True,
     )
@@ -371,17 +371,12 @@ def _words(session: Session) -> dict[str, str]:
     status = session.status
     if status.said:
         return {"who": session.site_title, "said": status.said}
-    return {"who": "", "said": _sentence(status.reason)}
+    return {"who": "", "said": sentence(status.reason)}
 
 
 def _sentences(texts: list[str]) -> tuple[str, ...]:
     """Return texts as sentences, each once."""
-    return tuple(dict.fromkeys(_sentence(text) for text in texts if text))
-
-
-def _sentence(text: str) -> str:
-    whole = text[:1].upper() + text[1:]
-    return whole if not whole or whole.endswith(".") else f"{whole}."
+    return tuple(dict.fromkeys(sentence(text) for text in texts if text))
 
 
 def render_report(end: End) -> str:

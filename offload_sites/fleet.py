@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from offload_sites.backend import SiteBackend
 from offload_sites.choose import in_order, moved_words, next_site
-from offload_sites.errors import JobLimitError, OffloadError
+from offload_sites.errors import OffloadError
 from offload_sites.fleet_plan import (
     CANCEL_AGAIN,
     Failure,
@@ -384,19 +384,17 @@ class Fleet:
     async def _submit(self, site: FleetSite, size: int) -> None:
         """Submit the jobs of `size` workers that are not confirmed yet, in one go."""
         keys = [job.key for job in self._unconfirmed(site) if job.workers == size]
-        full: JobLimitError | None = None
-        while keys:
-            try:
-                await self._submit_keys(site, size, keys)
-            except JobLimitError as error:
-                # It does not say how many it would take.
-                full, keys = error, keys[: len(keys) // 2]
-            except OffloadError as error:
-                if not error.transient:
-                    self._drop(keys)
-                raise
-            else:
-                break
+        try:
+            handles, full = await site.submit(self._recruiter, size, keys)
+        except OffloadError as error:
+            if not error.transient:
+                self._drop(keys)
+            raise
+        for key, handle in handles.items():
+            if key in self._jobs:
+                self._jobs[key] = replace(self._jobs[key], handle=handle)
+        if handles:
+            self._changed()
         if full:
             self._drop(job.key for job in self._unconfirmed(site) if job.workers == size)
             raise full
@@ -404,16 +402,6 @@ class Fleet:
     def _drop(self, keys: Iterable[str]) -> None:
         for key in list(keys):
             self._jobs.pop(key, None)
-
-    async def _submit_keys(self, site: FleetSite, size: int, keys: Sequence[str]) -> None:
-        spec, secrets = self._recruiter.prepare(site.name, size, keys)
-        handles = await site.backend.submit(spec, secrets)
-        site.trouble = None
-        log.info("site %s: submitted %d jobs of %d workers", site.name, len(handles), size)
-        for key, handle in handles.items():
-            if key in self._jobs:
-                self._jobs[key] = replace(self._jobs[key], handle=handle)
-        self._changed()
 
     # --- letting go ----------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from offload_sites.backend import SiteBackend
 from offload_sites.errors import JobLimitError, OffloadError
 from offload_sites.fleet_plan import FleetJob, Policy, poll_pause
-from offload_sites.fleet_view import SiteTrouble, next_trouble
+from offload_sites.fleet_view import Recruiter, SiteTrouble, next_trouble
 from offload_sites.jobs import JobHandle, JobStatus, SiteHealth
 
 __all__ = ["FleetSite"]
@@ -113,6 +113,37 @@ class FleetSite:
     def under_way(self, what: str) -> bool:
         """Tell whether the task that does `what` has not ended yet."""
         return what in self._tasks and not self._tasks[what].done()
+
+    async def submit(
+        self, recruiter: Recruiter, size: int, keys: Sequence[str]
+    ) -> tuple[Mapping[str, JobHandle], JobLimitError | None]:
+        """Submit the jobs `keys` of `size` workers in one go, or as many of them as the site takes.
+
+        Returns
+        -------
+        mapping
+            Key to handle of those that it has taken.
+        JobLimitError or None
+            Why it has not taken all.
+
+        Raises
+        ------
+        OffloadError
+            Any other that `SiteBackend.submit` raises.
+        """
+        full: JobLimitError | None = None
+        while keys:
+            spec, secrets = recruiter.prepare(self.name, size, keys)
+            try:
+                handles = await self.backend.submit(spec, secrets)
+            except JobLimitError as error:
+                # It does not say how many it would take.
+                full, keys = error, keys[: len(keys) // 2]
+            else:
+                self.trouble = None
+                log.info("site %s: submitted %d jobs of %d workers", self.name, len(handles), size)
+                return handles, full
+        return {}, full
 
     def poll_due(self, jobs: Iterable[FleetJob]) -> bool:
         """Tell whether it is time to ask for the states of `jobs`."""

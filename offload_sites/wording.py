@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "join_names", "shorten", "show"]
+__all__ = ["did_you_mean", "join_names", "sentence", "shorten", "show"]
 
 
 def shorten(text: str, limit: int = 60) -> str:
@@ -28,6 +28,11 @@ def show(value: object, limit: int = 60) -> str:
     # Cut first: the repr of a megabyte is a megabyte.
     text = repr(value[: 2 * limit] if isinstance(value, str) else value)
     return shorten(text, limit)
+
+
+def sentence(text: str) -> str:
+    """Return `text` with a capital and one full stop; nothing for nothing."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
 def join_names(names: Iterable[str], limit: int = 8) -> str:
