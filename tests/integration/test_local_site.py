@@ -269,7 +269,8 @@ def steps_of(what, place):
     """Return some 40 steps spread over all that the work takes."""
     scene = place / "whole"
     scene.mkdir()
-    (total,) = crash(what, scene, COUNT, [10**9])
+    # Some runs look at the queue once more than others: the fewest steps are those that all take.
+    total = min(crash(what, scene, COUNT, range(10**9, 10**9 + 6)))
     assert total > 40
     return range(1, total + 1, max(1, total // 40))
 
