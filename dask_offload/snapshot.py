@@ -267,7 +267,7 @@ def _failed(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
         last = group[-1]
         advice = sentence(last.hint)
         if fleet.stopped:
-            advice = f"{advice} Then call cluster.retry().".strip()
+            advice = f"{advice} Then call cluster.retry(), or wait.".strip()
         elif not any(failure.early for failure in group):
             advice = f"{advice} Others are sent in their place.".strip()
         verb = "failed" if any(failure.early for failure in group) else _were(group)
@@ -303,9 +303,9 @@ def _held(jobs: Sequence[FleetJob], titles: Mapping[str, str]) -> Iterable[Note]
 def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
     for site, trouble in fleet.troubles.items():
         if trouble.final:
-            again = "Then call cluster.retry()."
-            if trouble.retry_at is not None:
-                again = "It is tried again twice a minute."
+            again = (
+                f"It is asked again at {_clock(trouble.retry_at)}; cluster.retry() asks at once."
+            )
             yield Note(
                 "bad",
                 "bad",

@@ -16,16 +16,14 @@ from datetime import UTC, datetime, timedelta
 from offload_sites.backend import SiteBackend
 from offload_sites.choose import in_order, moved_words, next_site
 from offload_sites.errors import OffloadError
+from offload_sites.fleet_failures import Failures
 from offload_sites.fleet_plan import (
     CANCEL_AGAIN,
-    Failure,
     FleetJob,
     Policy,
     decide,
-    failure_of,
     missing_agent,
     nearly_over,
-    stop_reason,
     to_cancel,
 )
 from offload_sites.fleet_site import FleetSite
@@ -96,8 +94,7 @@ class Fleet:
         self._clock = clock
         self._serial = serial
         self._jobs: dict[str, FleetJob] = {job.key: job for job in known}
-        self._failures: list[Failure] = []
-        self._noted: set[str] = set()
+        self._failures = Failures(policies)
         self._heard_since: datetime | None = None
         self._closing = False
         #: How long jobs like these have waited at each site, as far as somebody knows.
@@ -116,14 +113,13 @@ class Fleet:
 
     @property
     def stopped(self) -> str:
-        """Why no more jobs are submitted; empty if the refill goes on."""
+        """Why no more jobs are submitted, but one to see if they work; empty if the refill goes on."""
         sites = list(self._sites.values())
         refused = [site.trouble for site in sites if site.trouble and site.trouble.final]
         if len(refused) == len(sites) and not any(site.takes_jobs for site in sites):
             return refused[0].message
-        policy = sites[0].policy
-        wanted_jobs = -(-self.wanted // policy.workers_per_job)
-        return stop_reason(self._failures, self._clock(), wanted_jobs, policy)
+        wanted_jobs = -(-self.wanted // sites[0].policy.workers_per_job)
+        return self._failures.stop_reason(self._clock(), wanted_jobs)
 
     def snapshot(self) -> FleetSnapshot:
         """Return all that can be shown."""
@@ -131,7 +127,7 @@ class Fleet:
             self.wanted,
             tuple(self.jobs),
             self.stopped,
-            tuple(self._failures),
+            self._failures.all,
             {site.name: site.trouble for site in self._sites.values() if site.trouble},
             min((site.polled for site in self._sites.values() if site.polled), default=None),
         )
@@ -252,18 +248,9 @@ class Fleet:
 
     def _note_failures(self) -> None:
         now = self._clock()
-        for job in list(self._jobs.values()):
-            if job.key in self._noted:
-                continue
-            failure = failure_of(
-                job, now, self._sites[job.site].policy, heard_since=self._heard_since or now
-            )
-            if failure is not None:
-                log.warning("job %s failed at %s: %s", job.key, job.site, failure.reason)
-                self._failures.append(failure)
-                self._noted.add(job.key)
-                if not job.ended:
-                    self._leave(job.key, failure.reason)
+        for failure in self._failures.look(self.jobs, now, self._heard_since or now):
+            if not self._jobs[failure.key].ended:
+                self._leave(failure.key, failure.reason)
 
     def _act(self) -> None:
         if not self._closing:
@@ -275,6 +262,8 @@ class Fleet:
                 site.start("submit", functools.partial(self._submit_site, site))
             if self._to_cancel(site):
                 site.start("cancel", functools.partial(self._cancel_site, site))
+            if all(job.ended or (job.handle and not job.leaving) for job in self._at(site)):
+                site.forget_silence()
 
     def _approach(self) -> None:
         """Decide what brings the workers nearer to what is wanted, and note it in the jobs."""
@@ -295,8 +284,11 @@ class Fleet:
         for key, count in plan.trim.items():
             self._jobs[key] = replace(self._jobs[key], workers=self._jobs[key].workers - count)
         self._trim()
-        if plan.submit and site and self.ready and not self.stopped:
-            self._enlist(site, plan.submit)
+        if plan.submit and site and self.ready:
+            if not self.stopped:
+                self._enlist(site, plan.submit)
+            elif self._failures.may_try(self.jobs, self._clock()):
+                self._enlist(site, plan.submit[:1])
 
     def _hand_over(self) -> None:
         """Have jobs replaced whose walltime is nearly over, and let them go once others are there.
@@ -465,7 +457,7 @@ class Fleet:
         ended = [job.key for job in self._jobs.values() if job.ended]
         for key in ended[:-_ENDED_KEPT]:
             del self._jobs[key]
-            self._noted.discard(key)
+            self._failures.forget(key)
         for site in self._sites.values():
             site.forget_done()
 

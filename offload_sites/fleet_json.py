@@ -7,7 +7,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_failures import Failure
+from offload_sites.fleet_plan import FleetJob
 from offload_sites.fleet_view import FleetSnapshot, SiteTrouble
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
@@ -41,9 +42,7 @@ def fleet_from_json(value: Mapping[str, Any]) -> FleetSnapshot:
         stopped=str(value["stopped"]),
         failures=tuple(Failure(**{**f, "when": _time(f["when"])}) for f in value["failures"]),
         troubles={
-            site: SiteTrouble(
-                **{**t, "since": _time(t["since"]), "retry_at": _time_or_none(t["retry_at"])}
-            )
+            site: SiteTrouble(**{**t, "since": _time(t["since"]), "retry_at": _time(t["retry_at"])})
             for site, t in value["troubles"].items()
         },
         polled=_time_or_none(value["polled"]),

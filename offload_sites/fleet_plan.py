@@ -4,14 +4,8 @@ Theory of operation
 -------------------
 A fleet keeps `wanted` workers alive in jobs that run several workers each. Jobs that are queued,
 held, running, not yet accepted, or of a silent site all count as coming: UNKNOWN is never an end,
-and nothing is ever submitted because a site does not answer. What has ended unasked is replaced,
-within two budgets:
-
-* *start failures*: jobs that failed before they were of use. Three that fail in the same way stop
-  the refill: the fourth would fail too.
-* *losses*: jobs that worked and then ended, and jobs that their site took away at whatever time, as
-  it does with all of a node that is switched off: nothing is wrong with them. They are replaced up to
-  a budget per hour.
+and nothing is ever submitted because a site does not answer. What has ended unasked is replaced, within
+the budgets of `fleet_failures`.
 
 A job whose walltime is nearly over does not count any more, so that what takes its place may be there
 in time to take its results as well.
@@ -23,28 +17,23 @@ working jobs, and at last single workers of one job.
 from __future__ import annotations
 
 import enum
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
 __all__ = [
     "CANCEL_AGAIN",
-    "Failure",
     "FleetJob",
     "Plan",
     "Policy",
     "Word",
     "decide",
-    "failure_of",
     "missing_agent",
     "nearly_over",
     "poll_pause",
     "split_workers",
-    "stop_reason",
     "to_cancel",
     "word_of",
 ]
@@ -169,120 +158,6 @@ def word_of(job: FleetJob) -> Word:
         JobState.RUNNING: Word.STARTING,
     }
     return words.get(job.status.state, Word.SUBMITTED)
-
-
-# --- failures ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that ended unasked. `early`: before it was of use."""
-
-    key: str
-    site: str
-    when: datetime
-    reason: str
-    said: str = ""
-    hint: str = ""
-    early: bool = True
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        """Equal for failures that are the same to a person: numbers and names of jobs differ."""
-        return self.site, re.sub(r"[0-9a-f]{6,}|\d+", "#", self.reason or self.said)
-
-
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-def failure_of(
-    job: FleetJob, now: datetime, policy: Policy, *, heard_since: datetime = _LONG_AGO
-) -> Failure | None:
-    """Return why `job` is a failure at `now`; None while there is hope, or if we ended it.
-
-    Parameters
-    ----------
-    job : FleetJob
-        As it was last seen.
-    now : datetime
-        Aware UTC.
-    policy : Policy
-        How patient to be.
-    heard_since : datetime
-        Since when the relay answers, without a break; `now` while it is silent. An agent that
-        nobody can see is not missing, so time counts against it only from then on.
-    """
-    if job.leaving:
-        return None
-    reason, hint = _trouble(job, now, policy, heard_since)
-    if not reason:
-        return None
-    # A site may say so minutes after its agent has.
-    gone = job.agent.since if job.agent.ended and job.agent.since else now
-    taken = job.status.state is JobState.CANCELED or job.agent.was_terminated
-    early = not taken and (job.connected is None or gone - job.connected < policy.short_life)
-    return Failure(job.key, job.site, now, reason, job.status.said, hint, early)
-
-
-def _trouble(
-    job: FleetJob, now: datetime, policy: Policy, heard_since: datetime
-) -> tuple[str, str]:
-    status, agent = job.status, job.agent
-    if status.state is JobState.TIMED_OUT:
-        return "", ""
-    if job.ended:
-        # The agent was nearer to what happened than the site, but where the site ended it.
-        told = "" if agent.was_terminated else agent.ended
-        reason = told or status.reason or f"the job ended ({status.state.value})"
-        return reason, agent.hint or status.hint
-    since = status.since or job.submitted
-    if status.state is JobState.HELD and now - since > policy.hold_timeout:
-        return f"held by the site: {status.reason}", status.hint
-    if status.state is JobState.RUNNING:
-        if job.connected is None and now - max(since, heard_since) > policy.start_timeout:
-            minutes = policy.start_timeout.total_seconds() / 60
-            return (
-                f"it runs, but its agent has not come within {minutes:g} min",
-                "the site may not reach the relay, or the image has no Python: read the job's log",
-            )
-        lost_since = agent.since if agent.state is AgentState.LOST else None
-        if lost_since and agent.ended and now - lost_since > policy.farewell_timeout:
-            # Sites have old news, or none: a virtual node can be minutes behind.
-            return agent.ended, agent.hint
-        if lost_since and now - max(lost_since, heard_since) > policy.lost_timeout:
-            return "the connection to its agent was lost and did not come back", ""
-    return "", ""
-
-
-def stop_reason(failures: Iterable[Failure], now: datetime, jobs: int, policy: Policy) -> str:
-    """Return why no more jobs are submitted; empty if the refill may go on.
-
-    Parameters
-    ----------
-    failures : iterable of Failure
-        Since the last time that the refill was started.
-    now : datetime
-        Aware UTC.
-    jobs : int
-        How many jobs are wanted altogether.
-    policy : Policy
-        The budgets.
-    """
-    failures = list(failures)
-    kinds = Counter(failure.kind for failure in failures if failure.early)
-    if kinds:
-        kind, count = kinds.most_common(1)[0]
-        if count >= policy.same_failures:
-            last = next(f for f in reversed(failures) if f.kind == kind)
-            return f"{count} jobs failed in the same way at {last.site}: {last.reason}"
-    recent = [f for f in failures if now - f.when < timedelta(hours=1)]
-    budget = policy.losses_per_hour + 2 * jobs
-    if len(recent) > budget:
-        return (
-            f"{len(recent)} jobs were lost within an hour, more than the budget of {budget}; "
-            "more are sent when the first of these losses is an hour old"
-        )
-    return ""
 
 
 # --- plan ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from offload_sites.backend import SiteBackend
-from offload_sites.errors import JobLimitError, OffloadError
+from offload_sites.errors import JobLimitError, OffloadError, SiteUnavailableError
 from offload_sites.fleet_plan import FleetJob, Policy, poll_pause
 from offload_sites.fleet_view import Recruiter, SiteTrouble, next_trouble
 from offload_sites.jobs import JobHandle, JobStatus, SiteHealth
@@ -62,7 +62,7 @@ class FleetSite:
     def takes_jobs(self) -> bool:
         """Whether new jobs may go here: it has no trouble, or may have left it behind."""
         trouble = self.trouble
-        return trouble is None or (trouble.final and trouble.is_due(self._clock()))
+        return trouble is None or trouble.is_due(self._clock())
 
     @property
     def waits_for_retry(self) -> bool:
@@ -90,6 +90,15 @@ class FleetSite:
         if self._full:
             self.trouble, self._full = None, False
 
+    def forget_silence(self) -> None:
+        """Forget that it has not answered, once it would be asked again: there is nothing to ask."""
+        if self.trouble and not self.trouble.final and not self.waits_for_retry and not self._busy:
+            self.trouble = None
+
+    @property
+    def _busy(self) -> bool:
+        return any(not task.done() for task in self._tasks.values())
+
     # --- asking it -----------------------------------------------------------------------------
 
     def start(self, what: str, action: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -103,8 +112,14 @@ class FleetSite:
                 await action()
             except OffloadError as error:
                 self.note(error)
-            except Exception:  # the fleet must survive; the traceback is logged
+            except Exception as error:  # the fleet must survive; the traceback is logged
                 log.exception("site %s: %s failed", self.name, what)
+                self.note(
+                    SiteUnavailableError(
+                        f"site {self.name!r}: {what} failed ({type(error).__name__}: {error}), which is "
+                        "a fault of the product; its log says more"
+                    )
+                )
 
         task = asyncio.create_task(guarded(), name=f"fleet-{what}-{self.name}")
         self._tasks[what] = task

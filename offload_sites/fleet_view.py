@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from offload_sites.errors import JobLimitError, NotAuthorizedError, OffloadError
-from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_failures import Failure, second_try
+from offload_sites.fleet_plan import FleetJob
 from offload_sites.jobs import JobSpec, SecretFiles
 
 __all__ = ["FleetSnapshot", "Recruiter", "SiteTrouble", "next_trouble"]
 
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
-_SIGN_IN_S = 30.0
+_SIGN_IN = timedelta(seconds=30)
 
 
 class Recruiter(Protocol):
@@ -43,19 +44,19 @@ class Recruiter(Protocol):
 class SiteTrouble:
     """Why a site is not used at present.
 
-    `final`: it refuses; nothing is submitted before `retry_at`, or at all if that is None.
+    Nothing is submitted before `retry_at`. `final`: it refuses, and does not merely keep silent.
     """
 
     since: datetime
     message: str
+    retry_at: datetime
     hint: str = ""
     final: bool = False
     attempt: int = 0
-    retry_at: datetime | None = None
 
     def is_due(self, now: datetime) -> bool:
         """Tell whether the site may be asked again."""
-        return self.retry_at is not None and now >= self.retry_at
+        return now >= self.retry_at
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,20 @@ class FleetSnapshot:
 def next_trouble(old: SiteTrouble | None, error: OffloadError, now: datetime) -> SiteTrouble:
     """Return the trouble with a site that has just answered with `error`, after an `old` one."""
     attempt = old.attempt + 1 if old else 0
-    wait_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
-    # Who has to sign in again does so elsewhere, and room for jobs is made by others: it is found out
-    # by asking again.
-    again = error.transient or isinstance(error, (NotAuthorizedError, JobLimitError))
-    wait_s = (wait_s if error.transient else _SIGN_IN_S) * random.uniform(0.8, 1.2)  # noqa: S311
+    since = old.since if old else now
+    if error.transient:
+        wait = timedelta(seconds=_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+    elif isinstance(error, (NotAuthorizedError, JobLimitError)):
+        # Who has to sign in again does so elsewhere, and room for jobs is made by others.
+        wait = _SIGN_IN
+    else:
+        # A rule of the site: whether it has been changed is found out by asking.
+        wait = second_try(since, now)
     return SiteTrouble(
-        since=old.since if old else now,
+        since=since,
         message=error.message,
+        retry_at=now + wait * random.uniform(0.8, 1.2),  # noqa: S311
         hint=error.hint,
         final=not error.transient,
         attempt=attempt,
-        retry_at=now + timedelta(seconds=wait_s) if again else None,
     )

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from dask_offload.snapshot import Snapshot, WorkerInfo, make_snapshot
-from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_failures import Failure
+from offload_sites.fleet_plan import FleetJob
 from offload_sites.fleet_view import FleetSnapshot, SiteTrouble
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
@@ -66,4 +67,5 @@ def failure(number=1, reason="the image was not found", **fields):
 
 
 def silence(message="the site does not answer", *, final=False, **fields):
-    return SiteTrouble(since=NOW - timedelta(minutes=3), message=message, final=final, **fields)
+    since, again = NOW - timedelta(minutes=3), NOW + timedelta(minutes=7)
+    return SiteTrouble(since=since, message=message, retry_at=again, final=final, **fields)

@@ -202,12 +202,29 @@ async def test_three_equal_failures_stop_the_refill_until_retry(stage):
     stage.fleet.wanted = 4
     await stage.steps(60)
     assert len(stage.site.jobs) == 3
-    assert stage.fleet.stopped == "3 jobs failed in the same way at naples: no such image"
+    assert stage.fleet.stopped.startswith("3 jobs failed in the same way at naples: no such image;")
     stage.site.program = None
     stage.fleet.retry()
     await stage.steps()
     assert stage.fleet.stopped == ""
     assert len(stage.site.jobs) == 4
+
+
+async def test_one_job_finds_out_that_a_site_works_again_and_then_all_are_sent(stage):
+    stage.site.slots = 10
+    stage.site.program = lambda site, job: site.fail(job.key, reason="no such partition")
+    stage.fleet.wanted = 16
+    await stage.steps(200, seconds=10)  # 33 min: one is tried after 10 and one after 20
+    assert len(stage.site.jobs) == 4 + 2
+    assert stage.fleet.stopped.startswith("6 jobs failed in the same way at naples")
+    stage.site.program = None
+    await stage.steps(6, minutes=10)
+    (key,) = (job.key for job in stage.fleet.jobs if not job.ended)
+    stage.site.start(key)
+    stage.connect(key)
+    await stage.steps(10, seconds=10)
+    assert stage.fleet.stopped == ""
+    assert len([job for job in stage.fleet.jobs if job.counts]) == 4
 
 
 async def test_of_more_jobs_than_a_site_takes_at_a_time_it_gets_some_and_more_later(stage):
@@ -225,6 +242,34 @@ async def test_of_more_jobs_than_a_site_takes_at_a_time_it_gets_some_and_more_la
     stage.site.most = None
     await stage.steps(3, minutes=1)
     assert len(stage.site.jobs) == 8
+    assert stage.fleet.stopped == ""
+
+
+async def test_a_fault_of_our_own_is_not_repeated_at_every_step(stage):
+    def prepare(site, workers, keys):
+        raise TypeError("no such profile")
+
+    stage.crew.prepare, right = prepare, stage.crew.prepare
+    stage.fleet.wanted = 8
+    await stage.steps(120, seconds=1)
+    trouble = stage.fleet.snapshot().troubles["naples"]
+    assert trouble.attempt < 10
+    assert "no such profile" in trouble.message
+    stage.crew.prepare = right
+    await stage.steps(4, minutes=1)
+    assert len(stage.site.jobs) == 2
+    assert not stage.fleet.snapshot().troubles
+
+
+async def test_a_site_that_has_refused_is_asked_again_after_a_while(stage):
+    stage.site.rejects = "queue for group wp5 is closed"
+    stage.fleet.wanted = 8
+    await stage.steps(60, minutes=1)
+    assert len(stage.submits()) in range(3, 6)
+    assert stage.fleet.stopped == "queue for group wp5 is closed"
+    stage.site.rejects = ""
+    await stage.steps(75, minutes=1)
+    assert len(stage.site.jobs) == 2
     assert stage.fleet.stopped == ""
 
 
@@ -615,3 +660,18 @@ async def test_leaving_a_fleet_leaves_its_jobs_alone():
     await stage.steps()
     await stage.fleet.leave()
     assert not any(job.cancelled for job in stage.site.jobs.values())
+
+
+async def test_a_site_that_could_not_be_asked_to_cancel_gets_more_jobs_once_it_answers(stage):
+    stage.fleet.wanted = 8
+    await stage.steps()
+    stage.fleet.wanted = 4
+    stage.site.silent = True
+    await stage.steps(20, seconds=10)
+    assert stage.fleet.snapshot().troubles
+    stage.site.silent = False
+    await stage.steps(20, seconds=10)
+    assert not stage.fleet.snapshot().troubles
+    stage.fleet.wanted = 12
+    await stage.steps()
+    assert len([job for job in stage.fleet.jobs if job.counts]) == 3

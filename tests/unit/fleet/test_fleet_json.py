@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offload_sites.fleet_failures import Failure
 from offload_sites.fleet_json import fleet_from_json, fleet_to_json
-from offload_sites.fleet_plan import Failure, FleetJob
+from offload_sites.fleet_plan import FleetJob
 from offload_sites.fleet_view import FleetSnapshot, SiteTrouble
 from offload_sites.jobs import AgentState, AgentStatus, JobHandle, JobState, JobStatus
 
@@ -58,9 +59,7 @@ snapshots = st.builds(
     ).map(tuple),
     st.dictionaries(
         st.just("farm"),
-        st.builds(
-            SiteTrouble, times, texts, texts, st.booleans(), st.integers(0, 9), st.none() | times
-        ),
+        st.builds(SiteTrouble, times, texts, times, texts, st.booleans(), st.integers(0, 9)),
     ),
     st.none() | times,
 )

@@ -8,15 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload_sites.fleet_plan import (
-    Failure,
     FleetJob,
     Plan,
     Policy,
     Word,
     decide,
-    failure_of,
     split_workers,
-    stop_reason,
     word_of,
 )
 from offload_sites.jobs import AgentState, AgentStatus, JobState, JobStatus
@@ -156,117 +153,3 @@ def test_after_a_plan_the_workers_are_what_is_wanted_or_only_queued_ones_too_man
 def test_one_word_tells_both_axes(state, agent, word):
     one = replace(job(1), status=JobStatus(state), agent=AgentStatus(agent))
     assert word_of(one) is word
-
-
-# --- failures ------------------------------------------------------------------------------------
-
-
-def later(**delta):
-    return NOW + timedelta(**delta)
-
-
-def test_a_silent_site_changes_nothing_that_is_known():
-    before = queued(1)
-    after = before.seen(JobStatus(JobState.UNKNOWN, "no answer since 12:00"), AgentStatus(), NOW)
-    assert after.status.state is JobState.QUEUED
-    assert after.status.reason == "no answer since 12:00"
-    assert failure_of(after, later(days=3), POLICY) is None
-
-
-def test_a_job_whose_walltime_is_over_is_no_failure():
-    assert failure_of(job(1, JobState.TIMED_OUT), NOW, POLICY) is None
-
-
-def test_a_job_that_we_ended_is_no_failure():
-    assert failure_of(job(1, JobState.CANCELED, leaving="no longer wanted"), NOW, POLICY) is None
-
-
-def test_the_agents_last_words_say_more_than_the_site():
-    failed = replace(
-        job(1, JobState.FAILED),
-        status=JobStatus(JobState.FAILED, "exit code 78"),
-        agent=AgentStatus(AgentState.LOST, NOW, "the image has no distributed", "choose another"),
-    )
-    failure = failure_of(failed, NOW, POLICY)
-    assert (failure.reason, failure.hint) == ("the image has no distributed", "choose another")
-    assert failure.early
-
-
-def test_a_held_job_is_left_alone_for_a_while():
-    held = job(1, JobState.HELD)
-    assert failure_of(held, later(minutes=4), POLICY) is None
-    assert "held by the site" in failure_of(held, later(minutes=6), POLICY).reason
-
-
-def test_a_job_that_runs_without_an_agent_is_given_up_after_a_while():
-    starting = job(1, agent=AgentStatus())
-    assert failure_of(starting, later(minutes=9), POLICY) is None
-    assert (
-        "agent has not come within 10 min" in failure_of(starting, later(minutes=11), POLICY).reason
-    )
-
-
-def test_a_lost_agent_may_come_back_for_a_while():
-    lost = job(1, agent=AgentStatus(AgentState.LOST, NOW), connected=NOW)
-    assert failure_of(lost, later(minutes=9), POLICY) is None
-    assert "did not come back" in failure_of(lost, later(minutes=11), POLICY).reason
-
-
-def test_time_in_which_the_relay_was_silent_counts_against_no_agent():
-    starting = job(1, agent=AgentStatus())
-    lost = job(1, agent=AgentStatus(AgentState.LOST, NOW), connected=NOW)
-    for one in (starting, lost):
-        assert failure_of(one, later(hours=5), POLICY, heard_since=later(hours=5)) is None
-        early, late = later(hours=5, minutes=9), later(hours=5, minutes=11)
-        assert failure_of(one, early, POLICY, heard_since=later(hours=5)) is None
-        assert failure_of(one, late, POLICY, heard_since=later(hours=5)) is not None
-
-
-def test_a_job_that_worked_for_long_is_a_loss_and_no_start_failure():
-    ended = job(1, JobState.FAILED, connected=NOW - timedelta(hours=1))
-    assert not failure_of(ended, NOW, POLICY).early
-
-
-@pytest.mark.parametrize(
-    "taken",
-    [
-        {"status": JobStatus(JobState.CANCELED, "it was removed by the site")},
-        {
-            "status": JobStatus(JobState.FAILED, "the command ended with exit code 143"),
-            "agent": AgentStatus(AgentState.LOST, NOW, "ended (signal 15)", exit_code=143),
-        },
-    ],
-)
-def test_jobs_that_their_site_takes_away_at_once_are_losses_and_do_not_stop_the_refill(taken):
-    failures = [failure_of(replace(job(n), connected=NOW, **taken), NOW, POLICY) for n in range(3)]
-    assert not any(one.early for one in failures)
-    assert stop_reason(failures, NOW, 3, POLICY) == ""
-
-
-def failure(number, reason="image not found", minutes=0, early=True):
-    return Failure(f"c7-{number}", "naples", later(minutes=minutes), reason, early=early)
-
-
-def test_three_jobs_that_fail_in_the_same_way_stop_the_refill():
-    two = [failure(1), failure(2)]
-    assert stop_reason(two, NOW, 4, POLICY) == ""
-    said = stop_reason([*two, failure(3)], NOW, 4, POLICY)
-    assert said == "3 jobs failed in the same way at naples: image not found"
-
-
-def test_numbers_that_differ_make_no_other_way_to_fail():
-    failures = [failure(n, f"node wn-{n}-12 does not see /cvmfs (job 51{n}.0)") for n in range(3)]
-    assert stop_reason(failures, NOW, 4, POLICY)
-
-
-def test_jobs_that_fail_in_different_ways_go_on_within_the_budget():
-    failures = [failure(n, reason) for n, reason in enumerate(["a", "b", "c", "d"])]
-    assert stop_reason(failures, NOW, 1, POLICY) == ""
-    assert "within an hour" in stop_reason(
-        [*failures, failure(5, "e"), failure(6, "f")], NOW, 1, POLICY
-    )
-
-
-def test_losses_of_last_week_do_not_stop_the_refill():
-    old = [failure(n, "evicted", minutes=-90, early=False) for n in range(50)]
-    assert stop_reason(old, NOW, 1, POLICY) == ""
