@@ -225,7 +225,7 @@ def _row(job: FleetJob, word: Word, registered: int) -> JobRow:
         workers=job.workers,
         registered=registered,
         word=status.state.value if word is Word.ENDED else word.value,
-        reason=ended or job.leaving or ("" if old else status.reason),
+        reason=ended or job.leaving or job.silent or ("" if old else status.reason),
         said=status.said,
         hint=job.agent.hint or status.hint,
         since=since.isoformat(timespec="seconds"),
@@ -326,13 +326,9 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
 
 def _silent(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
     silent = {
-        job.site: job.status.reason
+        job.site: job.silent
         for job in fleet.jobs
-        if job.site not in fleet.troubles
-        and job.handle is not None
-        and job.status.state is JobState.UNKNOWN
-        and job.status.reason
-        and job.counts
+        if job.silent and job.handle and job.counts and job.site not in fleet.troubles
     }
     for site, reason in silent.items():
         yield Note(

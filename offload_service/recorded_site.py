@@ -102,7 +102,10 @@ def record_of(job: FleetJob, user: str, cluster: str, made: Made) -> JobRecord:
         handle=str(job.handle or ""),
         state=job.status.state,
         agent=job.agent.state,
-        reason=(job.agent.ended if job.ended else "") or job.leaving or job.status.reason,
+        reason=(job.agent.ended if job.ended else "")
+        or job.leaving
+        or job.silent
+        or job.status.reason,
         connected=job.connected,
     )
 

@@ -188,7 +188,7 @@ class Fleet:
         self._heard_since = (self._heard_since or self._clock()) if heard else None
         for key, job in self._jobs.items():
             agent = agents.get(key) or missing_agent(job.agent, self._clock())
-            self._jobs[key] = job.seen(job.status, agent, self._clock())
+            self._jobs[key] = job.heard(agent, self._clock())
         await self._poll()
         self._note_failures()
         self._act()
@@ -234,7 +234,7 @@ class Fleet:
         for handle, status in (await site.status(asked)).items():
             job = self._jobs.get(asked.get(handle, ""))
             if job is not None:
-                seen = job.seen(status, job.agent, self._clock())
+                seen = job.seen(status)
                 if seen.status.state is not job.status.state:
                     log.info(
                         "job %s (%s): %s -> %s: %s",

@@ -59,6 +59,7 @@ def _job_to_json(job: FleetJob) -> dict[str, Any]:
         "handle": str(job.handle) if job.handle else None,
         "connected": _text(job.connected),
         "leaving": job.leaving,
+        "silent": job.silent,
         "status": {**asdict(status), "state": status.state.value, "since": _text(status.since)},
         "agent": {**asdict(agent), "state": agent.state.value, "since": _text(agent.since)},
     }
@@ -84,6 +85,7 @@ def _job_from_json(value: Mapping[str, Any]) -> FleetJob:
         ),
         connected=_time_or_none(value["connected"]),
         leaving=str(value["leaving"]),
+        silent=str(value["silent"]),
     )
 
 

@@ -85,8 +85,9 @@ class FleetJob:
     """One job of a fleet, as far as it is known.
 
     `handle` is None until the site has confirmed it; `leaving` says why it is to end, if it is;
-    `connected` is when its agent first came. A job that `moves` leaves its site for another one; until
-    it has ended there it counts, so that nothing takes its place too early.
+    `connected` is when its agent first came; `silent` is why its site, or its node, does not say how it
+    is, if so: then `status` is the last that was known. A job that `moves` leaves its site for another
+    one; until it has ended there it counts, so that nothing takes its place too early.
     """
 
     key: str
@@ -100,6 +101,7 @@ class FleetJob:
     leaving: str = ""
     cancel_asked: datetime | None = None
     moves: bool = False
+    silent: str = ""
 
     @property
     def ended(self) -> bool:
@@ -119,13 +121,18 @@ class FleetJob:
         handing_over = self.cancel_asked is not None and self.cancel_asked > now
         return self.ended or (bool(self.leaving) and not handing_over)
 
-    def seen(self, status: JobStatus, agent: AgentStatus, now: datetime) -> FleetJob:
-        """Return this job with what the site and the relay say at `now`."""
-        if status.state is JobState.UNKNOWN and self.status.state is not JobState.UNKNOWN:
-            # The last known state stays; only the reason tells that it is not fresh.
-            status = replace(self.status, reason=status.reason, said=status.said)
+    def seen(self, status: JobStatus) -> FleetJob:
+        """Return this job with what its site says."""
+        if status.state is not JobState.UNKNOWN:
+            return replace(self, status=status, silent="")
+        if self.status.state is JobState.UNKNOWN:
+            return replace(self, status=status, silent=status.reason)
+        return replace(self, silent=status.reason)
+
+    def heard(self, agent: AgentStatus, now: datetime) -> FleetJob:
+        """Return this job with what the relay says at `now` (aware UTC)."""
         came = self.connected or (now if agent.state is AgentState.CONNECTED else None)
-        return replace(self, status=status, agent=agent, connected=came)
+        return replace(self, agent=agent, connected=came)
 
 
 class Word(enum.Enum):

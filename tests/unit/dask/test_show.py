@@ -298,7 +298,7 @@ def test_no_text_from_outside_becomes_markup(changes):
 def test_what_a_site_says_in_any_place_is_escaped_on_its_way_to_the_page():
     shown = snapshot(
         job(1, JobState.HELD, reason=EVIL, said=EVIL, hint=EVIL, where=EVIL),
-        job(2, JobState.UNKNOWN, reason=EVIL, site="leonardo"),
+        replace(job(2, JobState.UNKNOWN, site="leonardo"), silent=EVIL),
         failures=(failure(reason=EVIL, said=EVIL, hint=EVIL),),
         troubles={"naples": silence(EVIL)},
         stopped=EVIL,

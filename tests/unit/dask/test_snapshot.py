@@ -220,6 +220,15 @@ def test_a_site_that_does_not_answer_is_named_and_nothing_seems_to_have_failed()
     assert note.said == ""
 
 
+@pytest.mark.parametrize("shown", [job(1), job(1, JobState.QUEUED), job(1, JobState.UNKNOWN)])
+def test_jobs_that_their_site_tells_nothing_of_are_one_note(shown):
+    silent = replace(shown, silent="the virtual node has not answered since 12:00")
+    (note,) = snapshot(silent, replace(silent, key="c7-2")).notes
+    assert (note.tone, note.head) == ("wait", "No answer from RAC Naples.")
+    assert note.text.startswith("The virtual node has not answered since 12:00. Workers that are")
+    assert snapshot(silent).jobs[0].reason == silent.silent
+
+
 def test_a_site_that_refuses_is_told_with_what_to_do():
     refusal = silence("group wp5 is closed", final=True, hint="Ask the site")
     (note,) = snapshot(troubles={"leonardo": refusal}).notes

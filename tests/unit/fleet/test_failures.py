@@ -41,9 +41,10 @@ def later(**delta):
 
 def test_a_silent_site_changes_nothing_that_is_known():
     before = job(1, JobState.QUEUED)
-    seen = before.seen(JobStatus(JobState.UNKNOWN, "no answer since 12:00"), AgentStatus(), NOW)
-    assert seen.status.state is JobState.QUEUED
-    assert seen.status.reason == "no answer since 12:00"
+    seen = before.seen(JobStatus(JobState.UNKNOWN, "no answer since 12:00"))
+    assert seen.status == before.status
+    assert seen.silent == "no answer since 12:00"
+    assert seen.seen(before.status).silent == ""
     assert failure_of(seen, later(days=3), POLICY) is None
 
 

@@ -289,8 +289,10 @@ async def test_a_silent_site_ends_nothing_and_gets_no_second_submission(stage):
     stage.site.silent = True
     await stage.steps(20, minutes=3)
     assert set(stage.words()) == {"working"}
+    assert {job.silent for job in stage.fleet.jobs} == {"site 'naples' does not answer"}
     stage.site.silent = False
-    await stage.steps()
+    await stage.steps(6)
+    assert {job.silent for job in stage.fleet.jobs} == {""}
     assert len(stage.site.jobs) == 2
 
 

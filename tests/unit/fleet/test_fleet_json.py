@@ -44,6 +44,7 @@ jobs = st.builds(
     agent=agents,
     connected=st.none() | times,
     leaving=texts,
+    silent=texts,
     cancel_asked=st.none(),
 )
 snapshots = st.builds(
