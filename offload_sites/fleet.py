@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 # How long a step waits for its sites before it decides with what it knows.
 _POLL_WAIT_S = 2.0
 _RELEASE_S = 90.0
+# An agent that has been told to go and is still there is told again after this time.
+_DISMISS_AGAIN = timedelta(seconds=5)
 _ENDED_KEPT = 100
 _NEARLY_OVER = "its walltime is nearly over"
 # Longer than an agent lets its payload finish: then it has ended by itself.
@@ -95,6 +97,7 @@ class Fleet:
         self._serial = serial
         self._jobs: dict[str, FleetJob] = {job.key: job for job in known}
         self._failures = Failures(policies)
+        self._dismissed: dict[str, datetime] = {}
         self._heard_since: datetime | None = None
         self._closing = False
         #: How long jobs like these have waited at each site, as far as somebody knows.
@@ -208,9 +211,11 @@ class Fleet:
             if agent.state is AgentState.CONNECTED
             and key in self._jobs
             and self._jobs[key].over_for_us(now)
+            and now - self._dismissed.get(key, now - _DISMISS_AGAIN) >= _DISMISS_AGAIN
         ]
         if unwanted:
             await self._recruiter.dismiss(unwanted)
+            self._dismissed |= dict.fromkeys(unwanted, now)
 
     async def _poll(self) -> None:
         asked: list[asyncio.Task[None]] = []
@@ -458,6 +463,7 @@ class Fleet:
         for key in ended[:-_ENDED_KEPT]:
             del self._jobs[key]
             self._failures.forget(key)
+            self._dismissed.pop(key, None)
         for site in self._sites.values():
             site.forget_done()
 
