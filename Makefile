@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PROXY := node_modules/.installed
 
 .DEFAULT_GOAL := help
-TIERS := test-netns test-hub5 test-browser test-htcondor test-interlink test-kubernetes test-postgresql test-helm
+TIERS := test-netns test-hub5 test-browser test-htcondor test-interlink test-kubernetes test-kubespawner test-postgresql test-helm
 .PHONY: help setup demo demo-dask test lint types unit contract integration docs images wheel bench format lock clean $(TIERS)
 
 help: ## Show this list.

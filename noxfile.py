@@ -121,27 +121,46 @@ def test(session: nox.Session) -> None:
     run_pytest(session, *chosen, *required, "tests", side_by_side=True)
 
 
+def environment(session: nox.Session, place: str, instead: str) -> str:
+    """Return the Python of an environment with all that is locked, but for what `instead` names."""
+    locked = ["requirements/dev.txt", instead]
+    python, stamp = str(Path(place, "bin", "python").absolute()), Path(place, ".installed")
+    if not stamp.exists() or any(
+        stamp.stat().st_mtime < Path(path).stat().st_mtime for path in locked
+    ):
+        session.run(sys.executable, "-m", "venv", "--clear", place)
+        pip = [python, "-m", "pip", "install", "--quiet", "--no-deps"]
+        for path in locked:
+            session.run(*pip, "--require-hashes", "-r", path, external=True)
+        session.run(*pip, "--editable", ".", external=True)
+        stamp.touch()
+    return python
+
+
 @nox.session
 def hub5(session: nox.Session) -> None:
     """Run the tests of the hub on the oldest JupyterHub that is supported.
 
     Everything else is as locked, so that one environment more is all that it takes.
     """
-    place, locked = Path(".venv-hub5"), ["requirements/dev.txt", "requirements/hub5.txt"]
-    stamp = place / ".installed"
-    if not stamp.exists() or any(
-        stamp.stat().st_mtime < Path(path).stat().st_mtime for path in locked
-    ):
-        session.run(sys.executable, "-m", "venv", "--clear", str(place))
-        pip = [str(place / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps"]
-        for path in locked:
-            session.run(*pip, "--require-hashes", "-r", path, external=True)
-        session.run(*pip, "--editable", ".", external=True)
-        stamp.touch()
-    python = str(place / "bin/python")
+    python = environment(session, ".venv-hub5", "requirements/hub5.txt")
     run_pytest(session, "--require=hub", "-m", "hub", "tests", python=python, side_by_side=True)
     # The service signs users in with the hub's own class, which changes with it.
     run_pytest(session, "tests/integration/service/test_service_pages.py", python=python)
+
+
+@nox.session
+def kubespawner(session: nox.Session) -> None:
+    """Run KubeSpawner's own tests on InterLinkSpawner; KUBESPAWNER_SOURCES is a checkout of them.
+
+    They need an older pytest, which has an environment of its own.
+    """
+    sources = Path(os.environ.get("KUBESPAWNER_SOURCES", "nowhere")).absolute()
+    if not (sources / "tests" / "test_spawner.py").is_file():
+        session.error("KUBESPAWNER_SOURCES has to be a checkout of jupyterhub/kubespawner")
+    python = environment(session, ".venv-kubespawner", "requirements/kubespawner.txt")
+    suite = ("python", "-m", "tests.services.kubespawner", "--python", python, str(sources))
+    session.run(*suite)
 
 
 @nox.session
@@ -267,6 +286,7 @@ def lock(session: nox.Session) -> None:
 
     resolve("requirements/dev.txt", "pyproject.toml", "--all-extras", "--group", "dev")
     resolve("requirements/helm.txt", "requirements/helm.in")
+    resolve("requirements/kubespawner.txt", "requirements/kubespawner.in")
     resolve("images/build-requirements.txt", "images/build-requirements.in")
     for name, extras in IMAGES.items():
         given = ["pyproject.toml", *(f"--extra={one}" for one in extras)] if extras else []

@@ -275,6 +275,7 @@ class Kubelet:
                 "containerStatuses": [running],
             },
         )
+        await self.event(pod, "Started", f"Started container {container['name']}", "Normal")
         code, why = await self._wait(pod, process)
         ended = {"exitCode": code, "startedAt": begun, "finishedAt": now()}
         ended["reason"] = "Completed" if code == 0 else "Error"
@@ -340,7 +341,9 @@ class Kubelet:
                 pass
             await asyncio.sleep(0.1)
 
-    async def event(self, pod: dict[str, Any], reason: str, message: str) -> None:
+    async def event(
+        self, pod: dict[str, Any], reason: str, message: str, kind: str = "Warning"
+    ) -> None:
         meta = pod["metadata"]
         body = {
             "metadata": {"generateName": f"{meta['name']}."},
@@ -351,7 +354,7 @@ class Kubelet:
                 "name": meta["name"],
                 "uid": meta["uid"],
             },
-            "type": "Warning",
+            "type": kind,
             "reason": reason,
             "message": message,
             "firstTimestamp": now(),

@@ -1,0 +1,1 @@
+"""KubeSpawner's own tests, run on `InterLinkSpawner`. By hand: `make test-kubespawner`."""
