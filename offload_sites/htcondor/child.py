@@ -159,7 +159,8 @@ def logs(client: _Client, id_: str, tail_bytes: int) -> dict[str, Any]:
     found = client.query(f"JobStatus == 4 && ({_ids([id_])})", ["ClusterId", "ProcId"])
     if not found:
         return {"stdout": None, "stderr": None}
-    # Output goes to where the job was submitted from, on whatever machine that was: to here.
+    # Output goes to where the job was submitted from, on whatever machine that was: to here. A
+    # schedd gives all of it or nothing; the start script has cut it to what is worth a transfer.
     client.edit(_ids([id_]), "SUBMIT_Iwd", json.dumps(str(client.folder)))
     client.schedd.retrieve([id_])
     return {name: _tail(client.folder / file, tail_bytes) for name, file in _STREAMS.items()}

@@ -3,6 +3,10 @@
 # node, or, in HTCondor's container universe, inside the container. Lines in @...@ are filled in by
 # submit.py. It holds no secret: others at the site can read it.
 #
+# What the command prints lies in the files `stdout` and `stderr` of the scratch directory while it
+# runs; only the ends of them go back: a CE keeps what a job has printed until somebody fetches it,
+# and hands it out as a whole only.
+#
 # A line that begins with "offload-start:" says why a job could not be started; exit codes 71 to 73
 # go with it. 75: the walltime was used up. Any other code is the command's own, or apptainer's: 255,
 # with a line that begins with "FATAL:".
@@ -15,7 +19,9 @@ secrets="$*"
 
 finish() { # what goes back to the CE in place of the secrets is empty
   for name in $secrets; do : >"$name"; done
-  rm -rf "$scratch/tmp"
+  [ ! -e stdout ] || tail -c "$log_bytes" stdout
+  [ ! -e stderr ] || tail -c "$log_bytes" stderr >&2
+  rm -rf "$scratch/tmp" stdout stderr
   exit "$1"
 }
 
@@ -27,6 +33,8 @@ fail() {
 put() { # put NAME VALUE: into the environment of the command, in a container or not
   export "$1=$2" "APPTAINERENV_$1=$2" "SINGULARITYENV_$1=$2"
 }
+
+# @supervise@
 
 scratch=${_CONDOR_SCRATCH_DIR:-$PWD}
 cd "$scratch" || exit 71
@@ -63,15 +71,5 @@ if [ -n "$image" ]; then
   # @container@
 fi
 
-began=$(date +%s)
-if command -v timeout >/dev/null 2>&1; then set -- timeout -k 20 "$walltime_s" "$@"; fi
-"$@" &
-child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT QUIT HUP
-while :; do # a trapped signal ends a wait early
-  wait "$child"
-  code=$?
-  kill -0 "$child" 2>/dev/null || break
-done
-[ $(($(date +%s) - began)) -lt "$walltime_s" ] || code=75
+run "$walltime_s" 20 "$@" >stdout 2>stderr
 finish "$code"

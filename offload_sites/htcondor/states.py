@@ -25,6 +25,7 @@ from typing import Any
 from offload_sites.htcondor.containers import container_reason
 from offload_sites.htcondor.reasons import SPOOLING, Reason, hold_reason
 from offload_sites.jobs import JobState, JobStatus
+from offload_sites.start_script import EXIT_WALLTIME
 
 __all__ = ["ATTRIBUTES", "Ad", "is_uploading", "native_id", "start_failed", "status_from_ad"]
 
@@ -64,7 +65,6 @@ Ad = Mapping[str, Any]
 
 _HOLDS_A_SLOT = frozenset({2, 6, 7})
 _UPLOAD_S = 300
-_WALLTIME_EXIT = 75
 # The start script's, and apptainer's own.
 _START_EXITS = frozenset({71, 72, 73, 255})
 _TIME_WORDS = re.compile(r"wall ?time|time limit|allowed (?:job )?duration|JobCurrentStart", re.I)
@@ -192,7 +192,7 @@ def _completed(ad: Ad, told: str) -> JobStatus:
             exit_code=code,
             where=where,
         )
-    if code == _WALLTIME_EXIT and _used_up(ad):
+    if code == EXIT_WALLTIME and _used_up(ad):
         return JobStatus(JobState.TIMED_OUT, "its walltime was used up", since=since, where=where)
     if code == 0:
         return JobStatus(

@@ -7,7 +7,6 @@ as files with mode 0600. What others at the site can read (ads, argv, the script
 
 from __future__ import annotations
 
-import importlib.resources
 import posixpath
 import re
 import shlex
@@ -18,6 +17,7 @@ from datetime import timedelta
 from offload_sites.errors import JobRejectedError
 from offload_sites.jobs import ImageRef, JobSpec, Resources, SecretFiles
 from offload_sites.site_models import HTCondorCESite
+from offload_sites.start_script import SUPERVISE, read_script
 from offload_sites.units import render_memory
 from offload_sites.wording import join_names, show
 
@@ -30,6 +30,8 @@ START = "offload-start"
 
 # The site's own limit ends a job only if the start script, the agent and the payload have not.
 _SLACK = timedelta(minutes=5)
+# So much of the end of what a job has printed comes back, of each stream.
+_LOG_BYTES = 1024**2
 # Finished jobs stay in the queue for so long, with what they have printed.
 _KEPT = timedelta(days=1)
 # An upload that takes longer than this has been given up by whoever began it.
@@ -139,7 +141,14 @@ def _problems(
     yield from _too_large(site, spec)
     secrets = {name for files in jobs.values() for name in files}
     for name in (*spec.inputs, *secrets):
-        if not _PLAIN_NAME.fullmatch(name) or name in {START, "out", "err", "tmp"}:
+        if not _PLAIN_NAME.fullmatch(name) or name in {
+            START,
+            "out",
+            "err",
+            "stdout",
+            "stderr",
+            "tmp",
+        }:
             yield f"{show(name)} cannot be the name of a file in its working directory"
     for name in secrets & set(spec.inputs):
         yield f"{name!r} is an input and a secret file at once"
@@ -242,7 +251,7 @@ def _start_script(site_name: str, site: HTCondorCESite, spec: JobSpec, *, univer
     image = "" if universe or spec.image is None else render_image(site_name, site, spec.image)
     filled_in = {
         "settings": [
-            f"walltime_s={_seconds(spec.walltime)} cpus={asked.cpus}",
+            f"walltime_s={_seconds(spec.walltime)} cpus={asked.cpus} log_bytes={_LOG_BYTES}",
             f"memory_bytes={asked.memory_bytes}",
             f"gpu_variables={shlex.quote(_GPU_VARIABLES if asked.gpus else '')}",
             f"image={shlex.quote(image)}",
@@ -250,10 +259,11 @@ def _start_script(site_name: str, site: HTCondorCESite, spec: JobSpec, *, univer
         "environment": [
             f"put {name} {shlex.quote(value)}" for name, value in spec.environment.items()
         ],
+        "supervise": [SUPERVISE],
         "command": [f"set -- {shlex.join(spec.command)}"],
         "container": _container(site.images.bind, asked.gpus),
     }
-    text = importlib.resources.files(__package__).joinpath("start.sh").read_text(encoding="utf-8")
+    text = read_script(__package__, "start.sh")
     for name, lines in filled_in.items():
         text = text.replace(f"# @{name}@", "\n".join(lines), 1)
     return text

@@ -12,11 +12,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 
+from offload_sites.start_script import SUPERVISE
+
 __all__ = [
     "COMMAND",
     "EXIT_NO_FILES",
     "EXIT_NO_ROOM",
-    "EXIT_WALLTIME",
     "FILES",
     "RUN",
     "SCRIPT",
@@ -32,7 +33,7 @@ SCRIPT = "start.sh"
 COMMAND = ("/bin/sh", f"{RUN}/{SCRIPT}")
 
 # sysexits.h, as the agent uses it.
-EXIT_NO_FILES, EXIT_NO_ROOM, EXIT_WALLTIME = 66, 73, 75
+EXIT_NO_FILES, EXIT_NO_ROOM = 66, 73
 
 # A file that tells whether the others are as they should be, or still in base64 (the HTCondor plugin
 # of interLink writes Secrets as the API sends them; facts of its handles.py, 6f5ee3e).
@@ -42,13 +43,12 @@ _TEMPLATE = """\
 #!/bin/sh
 # Starts job {key}. Made by interlink-offload.
 umask 077
-# Not by a name of our own: a signal may come when there is a child that has not got it yet.
-stop() {{
-  [ -n "$!" ] || exit 143
-  asked=yes
-  kill -s TERM "$!" 2> /dev/null
+finish() {{
+  cd / && rm -rf "$work"
+  exit "$1"
 }}
-trap stop TERM INT
+
+{supervise}
 root=${{0%/run/start.sh}}
 place=${{TMPDIR:-/tmp}}
 [ -d "$root/work" ] && place=$root/work
@@ -64,30 +64,10 @@ fetch() {{
 }}
 {fetches}
 set -- {command}
-begun=$(date +%s)
-if command -v timeout > /dev/null; then
-  set -- timeout -k {grace_s} {walltime_s} "$@"
-fi
-"$@" &
-code=
-while :; do
-  asked=
-  wait "$!"
-  got=$?
-  # 127: a shell that forgets what it has told once. Else the newest word counts: a signal ends a wait
-  # early, with a code of its own.
-  [ $got -eq 127 ] && [ -n "$code" ] || code=$got
-  [ -n "$asked" ] || break
-  # Once more: a signal is lost that comes between fork and exec.
-  kill -0 "$!" 2> /dev/null && sleep 1 && kill -s TERM "$!" 2> /dev/null
-done
-case $code in 124 | 137)
-  [ $(($(date +%s) - begun)) -ge {walltime_s} ] && code={walltime_exit} ;;
-esac
+run {walltime_s} {grace_s} "$@"
 [ $code -eq {done} ] && code={done_taken}
 [ $code -eq 0 ] && code={done}
-cd / && rm -rf "$work"
-exit $code
+finish "$code"
 """
 
 
@@ -121,7 +101,8 @@ def render_script(
     files : iterable of str
         Names of the files that `pack_files` has packed; they appear there with mode 0600.
     walltime_s : float
-        Seconds after which the command is ended; the script's exit code is `EXIT_WALLTIME` then.
+        Seconds after which the command is ended; the script's exit code is
+        `start_script.EXIT_WALLTIME` then.
     grace_s : int
         Seconds between the SIGTERM and the SIGKILL with which it is ended.
     done : int
@@ -136,13 +117,13 @@ def render_script(
     ]
     return _TEMPLATE.format(
         key=re.sub(r"[^\w.-]", "?", key),
+        supervise=SUPERVISE,
         no_room=EXIT_NO_ROOM,
         no_files=EXIT_NO_FILES,
         fetches="".join(line + "\n" for line in fetches),
         command=argv,
         grace_s=grace_s,
         walltime_s=max(1, round(walltime_s)),
-        walltime_exit=EXIT_WALLTIME,
         done=done,
         done_taken=done + 1 if done else 0,
     )

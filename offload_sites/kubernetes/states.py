@@ -38,6 +38,7 @@ from offload_sites.jobs import JobState, JobStatus
 from offload_sites.kubernetes import launch
 from offload_sites.kubernetes.naming import parse_time
 from offload_sites.kubernetes.record import Record
+from offload_sites.start_script import EXIT_WALLTIME
 
 __all__ = [
     "End",
@@ -179,7 +180,7 @@ def exit_status(end: End, run: timedelta | None, walltime: timedelta) -> JobStat
             since=since,
             exit_code=-signal.SIGKILL,
         )
-    if end.code == launch.EXIT_WALLTIME and (run is None or run >= walltime / 2):
+    if end.code == EXIT_WALLTIME and (run is None or run >= walltime / 2):
         return JobStatus(
             JobState.TIMED_OUT, "its walltime was used up", since=since, exit_code=end.code
         )

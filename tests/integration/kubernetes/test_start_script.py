@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from offload_sites.kubernetes import launch
+from offload_sites.start_script import EXIT_WALLTIME
 
 # Those that are `sh` somewhere.
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
@@ -108,7 +109,7 @@ def test_a_signal_is_told_as_shells_do(run):
 
 @pytest.mark.parametrize("command", ["sleep 60", "trap '' TERM; sleep 60 & wait; sleep 60"])
 def test_the_walltime_ends_the_command_even_one_that_does_not_listen(run, command):
-    assert run(["sh", "-c", command], walltime_s=1)[0] == launch.EXIT_WALLTIME
+    assert run(["sh", "-c", command], walltime_s=1)[0] == EXIT_WALLTIME
 
 
 def test_a_termination_is_passed_on_and_waited_for(run):
