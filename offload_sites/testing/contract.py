@@ -73,7 +73,8 @@ class SiteBackendContract:
     live_logs: bool = True
     #: False if the site does not tell on which node a job runs.
     tells_where: bool = True
-    #: Seconds for which processes may live on after the site has said that their job ended.
+    #: Seconds for which processes may live on, with their files, after the site has said that their
+    #: job ended.
     lingers_s: float = 0.0
 
     @pytest.fixture
@@ -383,7 +384,12 @@ class SiteBackendContract:
         assert self.has_secret(backend, key, "secret")
         await backend.cancel([handle])
         await self.until(backend, [handle], _ended)
-        assert not self.has_secret(backend, key, "secret")
+
+        async def gone() -> bool:
+            assert not self.has_secret(backend, key, "secret")
+            return True
+
+        await eventually(gone, within_s=self.lingers_s)
 
     async def test_logs_are_what_the_job_has_printed(
         self, backend: SiteBackend, prefix: str
