@@ -325,16 +325,16 @@ def _troubled(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]
 
 
 def _silent(fleet: FleetSnapshot, titles: Mapping[str, str]) -> Iterable[Note]:
-    silent = {
-        job.site: job.silent
+    silent: dict[tuple[str, str], int] = Counter(
+        (job.site, job.silent)
         for job in fleet.jobs
         if job.silent and job.handle and job.counts and job.site not in fleet.troubles
-    }
-    for site, reason in silent.items():
+    )
+    for (site, reason), count in silent.items():
         yield Note(
             "wait",
             "unknown",
-            f"No answer from {titles[site]}.",
+            f"No news of {_jobs(count)} at {titles[site]}.",
             f"{sentence(reason)} Workers that are connected go on. Nothing is submitted twice.",
         )
 

@@ -122,7 +122,7 @@ def known_job(record: JobRecord, now: datetime) -> FleetJob:
         workers=record.workers,
         submitted=record.submitted,
         handle=JobHandle.parse(record.handle) if record.handle else None,
-        status=JobStatus(record.state, record.reason),
+        status=JobStatus(record.state, record.reason, since=record.ended),
         agent=AgentStatus(agent, now if record.connected else None),
         connected=record.connected,
     )

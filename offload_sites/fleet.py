@@ -96,7 +96,7 @@ class Fleet:
         self._clock = clock
         self._serial = serial
         self._jobs: dict[str, FleetJob] = {job.key: job for job in known}
-        self._failures = Failures(policies)
+        self._failures = Failures(policies, self._jobs.values())
         self._dismissed: dict[str, datetime] = {}
         self._heard_since: datetime | None = None
         self._closing = False
@@ -117,12 +117,13 @@ class Fleet:
     @property
     def stopped(self) -> str:
         """Why no more jobs are submitted, but one to see if they work; empty if the refill goes on."""
-        sites = list(self._sites.values())
-        refused = [site.trouble for site in sites if site.trouble and site.trouble.final]
-        if len(refused) == len(sites) and not any(site.takes_jobs for site in sites):
-            return refused[0].message
-        wanted_jobs = -(-self.wanted // sites[0].policy.workers_per_job)
-        return self._failures.stop_reason(self._clock(), wanted_jobs)
+        why = [self._failures.stopped(n) or site.refusal for n, site in self._sites.items()]
+        return self._spent or (why[0] if all(why) else "")
+
+    @property
+    def _spent(self) -> str:
+        jobs = -(-self.wanted // next(iter(self._sites.values())).policy.workers_per_job)
+        return self._failures.spent(self._clock(), jobs)
 
     def snapshot(self) -> FleetSnapshot:
         """Return all that can be shown."""
@@ -241,14 +242,8 @@ class Fleet:
             if job is not None:
                 seen = job.seen(status)
                 if seen.status.state is not job.status.state:
-                    log.info(
-                        "job %s (%s): %s -> %s: %s",
-                        handle,
-                        job.key,
-                        job.status.state.name,
-                        seen.status.state.name,
-                        status.reason,
-                    )
+                    state = seen.status.state.name
+                    log.info("job %s (%s): %s: %s", handle, job.key, state, status.reason)
                 self._jobs[job.key] = seen
 
     def _note_failures(self) -> None:
@@ -289,11 +284,17 @@ class Fleet:
         for key, count in plan.trim.items():
             self._jobs[key] = replace(self._jobs[key], workers=self._jobs[key].workers - count)
         self._trim()
-        if plan.submit and site and self.ready:
-            if not self.stopped:
-                self._enlist(site, plan.submit)
-            elif self._failures.may_try(self.jobs, self._clock()):
-                self._enlist(site, plan.submit[:1])
+        if plan.submit and self.ready and site and not self.stopped:
+            self._enlist(site, plan.submit)
+        elif plan.submit and self.ready and not self._spent:
+            self._try_again(plan.submit[0])
+
+    def _try_again(self, size: int) -> None:
+        """Send a job to a site where none works, if it is time to see whether one does."""
+        for name, site in self._sites.items():
+            if site.takes_jobs and self._failures.try_again(name, self.jobs, self._clock()):
+                self._enlist(site, [size])
+                break
 
     def _hand_over(self) -> None:
         """Have jobs replaced whose walltime is nearly over, and let them go once others are there.
@@ -317,14 +318,19 @@ class Fleet:
                 self._sites[job.site].start(f"hand over {job.key}", retire)
 
     def _choose_site(self) -> FleetSite | None:
-        """Return the best site without trouble; None if all have some."""
+        """Return the best site that jobs may go to; one that may still be in trouble goes last."""
         order = in_order(self._sites, self._health(), self.waits, last=self._tired())
-        return next((self._sites[name] for name in order if self._sites[name].takes_jobs), None)
+        sites = [self._sites[name] for name in order if not self._failures.stopped(name)]
+        sites.sort(key=lambda site: site.trouble is not None)
+        return next((site for site in sites if site.takes_jobs), None)
 
     def _move(self) -> None:
         """Let jobs go elsewhere that have waited at one of several sites for too long."""
         now = self._clock()
-        free = [name for name, site in self._sites.items() if not site.trouble]
+        stopped = self._failures.stopped
+        free = [
+            name for name, site in self._sites.items() if not site.trouble and not stopped(name)
+        ]
         tried = self._tired()
         for job in list(self._jobs.values()):
             if job.leaving or job.status.state is not JobState.QUEUED or job.site not in free:

@@ -62,15 +62,22 @@ class Failures:
     ----------
     policies : mapping
         Name of the site to its policy. The budgets are those of the first one.
+    known : iterable of FleetJob
+        Jobs of an earlier life of the fleet.
     """
 
-    def __init__(self, policies: Mapping[str, Policy]) -> None:
+    def __init__(self, policies: Mapping[str, Policy], known: Iterable[FleetJob] = ()) -> None:
         self._policies = policies
         self._policy = next(iter(policies.values()))
         self._all: list[Failure] = []
         self._noted: set[str] = set()
         # Name of a site to when a job came there that has worked.
         self._worked: dict[str, datetime] = {}
+        # Name of a site to when a job was last sent there to see if it works.
+        self._tried: dict[str, datetime] = {}
+        for job in known:
+            if job.ended and job.status.since:
+                self.look([job], job.status.since, job.status.since)
 
     @property
     def all(self) -> tuple[Failure, ...]:
@@ -99,61 +106,65 @@ class Failures:
     def clear(self) -> None:
         """Forget all failures: whatever was wrong is put right."""
         self._all.clear()
+        self._tried.clear()
 
     def forget(self, key: str) -> None:
         """Forget the job `key`, which is never looked at again."""
         self._noted.discard(key)
 
-    def stop_reason(self, now: datetime, jobs: int) -> str:
-        """Return why no more jobs are submitted; empty if the refill may go on.
-
-        Parameters
-        ----------
-        now : datetime
-            Aware UTC.
-        jobs : int
-            How many jobs are wanted altogether.
-        """
-        if same := self._same():
-            last = same[-1]
-            pause = render_duration(second_try(same[0].when, last.when))
-            return (
-                f"{len(same)} jobs failed in the same way at {last.site}: {last.reason}; "
-                f"another one is sent {pause} after the last"
-            )
-        recent = [one for one in self._all if now - one.when < _HOUR]
+    def spent(self, now: datetime, jobs: int) -> str:
+        """Return that the budget of losses is used up at `now`, if so; `jobs` are wanted altogether."""
+        recent = sum(now - one.when < _HOUR for one in self._all)
         budget = self._policy.losses_per_hour + 2 * jobs
-        if len(recent) > budget:
-            return (
-                f"{len(recent)} jobs were lost within an hour, more than the budget of {budget}; "
-                "more are sent when the first of these losses is an hour old"
-            )
-        return ""
-
-    def may_try(self, jobs: Iterable[FleetJob], now: datetime) -> bool:
-        """Tell whether one of `jobs` more may be sent in spite of `stop_reason`, to see if it works.
-
-        Not while another one is on its way.
-        """
-        same = self._same()
+        if recent <= budget:
+            return ""
         return (
-            bool(same)
-            and now - same[-1].when >= second_try(same[0].when, same[-1].when)
-            and all(_has_worked(job, now, self._policies[job.site]) for job in jobs if job.counts)
+            f"{recent} jobs were lost within an hour, more than the budget of {budget}; "
+            "more are sent when the first of these losses is an hour old"
         )
 
-    def _same(self) -> list[Failure]:
-        """Return the start failures that stop the refill; none if nothing does."""
-        early = [
-            one
-            for one in self._all
-            if one.early and one.when > self._worked.get(one.site, _LONG_AGO)
-        ]
+    def stopped(self, site: str) -> str:
+        """Return why no more jobs are sent to `site`; empty if nothing is in the way."""
+        same = self._same(site)
+        if not same:
+            return ""
+        return (
+            f"{len(same)} jobs failed in the same way at {site}: {same[-1].reason}; "
+            f"another one is sent {render_duration(self._pause(same))} after the last"
+        )
+
+    def try_again(self, site: str, jobs: Iterable[FleetJob], now: datetime) -> bool:
+        """Tell whether a job is to be sent to `site`, which is stopped, to see if it works.
+
+        Not while another of `jobs` is on its way there, nor soon after the last try, however it ended.
+        Whoever hears True sends one.
+        """
+        same = self._same(site)
+        if not same:
+            return False
+        last = max(same[-1].when, self._tried.get(site, same[-1].when))
+        due = now - last >= self._pause(same) and all(
+            _has_worked(job, now, self._policies[site])
+            for job in jobs
+            if job.counts and job.site == site
+        )
+        if due:
+            self._tried[site] = now
+        return due
+
+    def _same(self, site: str) -> list[Failure]:
+        """Return the start failures that stop the refill at a site; none if nothing does."""
+        worked = self._worked.get(site, _LONG_AGO)
+        early = [one for one in self._all if one.site == site and one.early and one.when > worked]
         kinds = Counter(one.kind for one in early)
         for kind, count in kinds.most_common(1):
             if count >= self._policy.same_failures:
                 return [one for one in early if one.kind == kind]
         return []
+
+    def _pause(self, same: Sequence[Failure]) -> timedelta:
+        last = same[-1].when
+        return second_try(same[0].when, max(last, self._tried.get(same[-1].site, last)))
 
 
 def second_try(since: datetime, now: datetime) -> timedelta:

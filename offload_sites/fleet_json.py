@@ -42,7 +42,9 @@ def fleet_from_json(value: Mapping[str, Any]) -> FleetSnapshot:
         stopped=str(value["stopped"]),
         failures=tuple(Failure(**{**f, "when": _time(f["when"])}) for f in value["failures"]),
         troubles={
-            site: SiteTrouble(**{**t, "since": _time(t["since"]), "retry_at": _time(t["retry_at"])})
+            site: SiteTrouble(
+                **{**t, "since": _time(t["since"]), "retry_at": _time(t["retry_at"] or t["since"])}
+            )
             for site, t in value["troubles"].items()
         },
         polled=_time_or_none(value["polled"]),
@@ -85,7 +87,7 @@ def _job_from_json(value: Mapping[str, Any]) -> FleetJob:
         ),
         connected=_time_or_none(value["connected"]),
         leaving=str(value["leaving"]),
-        silent=str(value["silent"]),
+        silent=str(value.get("silent", "")),
     )
 
 

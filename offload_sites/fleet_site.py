@@ -18,6 +18,8 @@ __all__ = ["FleetSite"]
 log = logging.getLogger(__name__)
 
 _HEALTH = timedelta(seconds=30)
+# What a site is asked about jobs, and its answer counts.
+_ASKING = ("submit", "cancel", "poll")
 
 
 class FleetSite:
@@ -61,8 +63,13 @@ class FleetSite:
     @property
     def takes_jobs(self) -> bool:
         """Whether new jobs may go here: it has no trouble, or may have left it behind."""
+        return self.trouble is None or self.trouble.is_due(self._clock())
+
+    @property
+    def refusal(self) -> str:
+        """Why it refuses jobs, and is not to be asked again yet; empty if it does not."""
         trouble = self.trouble
-        return trouble is None or trouble.is_due(self._clock())
+        return trouble.message if trouble and trouble.final and not self.takes_jobs else ""
 
     @property
     def waits_for_retry(self) -> bool:
@@ -92,12 +99,9 @@ class FleetSite:
 
     def forget_silence(self) -> None:
         """Forget that it has not answered, once it would be asked again: there is nothing to ask."""
-        if self.trouble and not self.trouble.final and not self.waits_for_retry and not self._busy:
+        asking = any(self.under_way(what) for what in _ASKING)
+        if self.trouble and not self.trouble.final and not self.waits_for_retry and not asking:
             self.trouble = None
-
-    @property
-    def _busy(self) -> bool:
-        return any(not task.done() for task in self._tasks.values())
 
     # --- asking it -----------------------------------------------------------------------------
 
@@ -111,15 +115,14 @@ class FleetSite:
             try:
                 await action()
             except OffloadError as error:
-                self.note(error)
+                if what in _ASKING:
+                    self.note(error)
+                else:  # of workers, or of how the site is: no word on jobs
+                    log.warning("site %s: %s: %s", self.name, what, error)
             except Exception as error:  # the fleet must survive; the traceback is logged
                 log.exception("site %s: %s failed", self.name, what)
-                self.note(
-                    SiteUnavailableError(
-                        f"site {self.name!r}: {what} failed ({type(error).__name__}: {error}), which is "
-                        "a fault of the product; its log says more"
-                    )
-                )
+                if what in _ASKING:
+                    self.note(_our_fault(self.name, what, error))
 
         task = asyncio.create_task(guarded(), name=f"fleet-{what}-{self.name}")
         self._tasks[what] = task
@@ -178,8 +181,8 @@ class FleetSite:
 
     async def ask_health(self) -> None:
         """Ask how it is."""
-        self.health = await self.backend.health()
         self._asked = self._clock()
+        self.health = await self.backend.health()
 
     def forget_done(self) -> None:
         """Forget tasks that have ended."""
@@ -190,3 +193,10 @@ class FleetSite:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+def _our_fault(site: str, what: str, error: Exception) -> SiteUnavailableError:
+    return SiteUnavailableError(
+        f"site {site!r}: {what} failed ({type(error).__name__}: {error}), which is a fault of the "
+        "product; its log says more"
+    )

@@ -73,6 +73,8 @@ class FleetSnapshot:
 
 def next_trouble(old: SiteTrouble | None, error: OffloadError, now: datetime) -> SiteTrouble:
     """Return the trouble with a site that has just answered with `error`, after an `old` one."""
+    if old and old.final is error.transient:
+        old = None  # it was silent and now refuses, or the other way round
     attempt = old.attempt + 1 if old else 0
     since = old.since if old else now
     if error.transient:

@@ -13,9 +13,14 @@ run() { # run WALLTIME_S GRACE_S COMMAND...: leaves the exit code in $code, 75 f
   shift 2
   begun=$(date +%s)
   if command -v timeout >/dev/null 2>&1; then set -- timeout -k "$grace_s" "$walltime_s" "$@"; fi
+  asked=
   "$@" &
   code=
   while :; do
+    if [ -n "$asked" ]; then
+      # Once more: a signal is lost that comes between fork and exec.
+      kill -0 "$!" 2>/dev/null && sleep 1 && kill -s TERM "$!" 2>/dev/null
+    fi
     asked=
     wait "$!"
     got=$?
@@ -23,10 +28,7 @@ run() { # run WALLTIME_S GRACE_S COMMAND...: leaves the exit code in $code, 75 f
     # wait early, with a code of its own.
     [ "$got" -eq 127 ] && [ -n "$code" ] || code=$got
     [ -n "$asked" ] || break
-    # Once more: a signal is lost that comes between fork and exec.
-    kill -0 "$!" 2>/dev/null && sleep 1 && kill -s TERM "$!" 2>/dev/null
   done
-  case $code in 124 | 137)
-    [ $(($(date +%s) - begun)) -lt "$walltime_s" ] || code=75 ;;
-  esac
+  # Not all programs of this name have a code of their own for it.
+  [ $(($(date +%s) - begun)) -lt "$walltime_s" ] || code=75
 }

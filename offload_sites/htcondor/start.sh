@@ -21,7 +21,7 @@ finish() { # what goes back to the CE in place of the secrets is empty
   for name in $secrets; do : >"$name"; done
   [ ! -e stdout ] || tail -c "$log_bytes" stdout
   [ ! -e stderr ] || tail -c "$log_bytes" stderr >&2
-  rm -rf "$scratch/tmp" stdout stderr
+  rm -rf tmp stdout stderr
   exit "$1"
 }
 
@@ -34,11 +34,11 @@ put() { # put NAME VALUE: into the environment of the command, in a container or
   export "$1=$2" "APPTAINERENV_$1=$2" "SINGULARITYENV_$1=$2"
 }
 
-# @supervise@
-
 scratch=${_CONDOR_SCRATCH_DIR:-$PWD}
 cd "$scratch" || exit 71
 umask 077
+# @supervise@
+
 for name in $secrets; do chmod 600 "$name"; done
 mkdir -p tmp || fail 73 "no space in the scratch directory of this node"
 put OFFLOAD_JOB "$key"
@@ -71,5 +71,6 @@ if [ -n "$image" ]; then
   # @container@
 fi
 
+code=73 # if there is no room for what it prints
 run "$walltime_s" 20 "$@" >stdout 2>stderr
 finish "$code"

@@ -43,8 +43,9 @@ _TEMPLATE = """\
 #!/bin/sh
 # Starts job {key}. Made by interlink-offload.
 umask 077
+work=
 finish() {{
-  cd / && rm -rf "$work"
+  [ -z "$work" ] || {{ cd / && rm -rf "$work"; }}
   exit "$1"
 }}
 

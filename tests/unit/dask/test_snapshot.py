@@ -224,7 +224,7 @@ def test_a_site_that_does_not_answer_is_named_and_nothing_seems_to_have_failed()
 def test_jobs_that_their_site_tells_nothing_of_are_one_note(shown):
     silent = replace(shown, silent="the virtual node has not answered since 12:00")
     (note,) = snapshot(silent, replace(silent, key="c7-2")).notes
-    assert (note.tone, note.head) == ("wait", "No answer from RAC Naples.")
+    assert (note.tone, note.head) == ("wait", "No news of 2 jobs at RAC Naples.")
     assert note.text.startswith("The virtual node has not answered since 12:00. Workers that are")
     assert snapshot(silent).jobs[0].reason == silent.silent
 

@@ -116,7 +116,7 @@ def test_jobs_that_their_site_takes_away_at_once_are_losses_and_do_not_stop_the_
     failures = after(*[replace(job(n), connected=NOW, **taken) for n in range(3)])
     assert len(failures.all) == 3
     assert not any(one.early for one in failures.all)
-    assert failures.stop_reason(NOW, 3) == ""
+    assert failures.stopped("naples") == failures.spent(NOW, 3) == ""
 
 
 def failed(number, reason="image not found", connected=None):
@@ -131,9 +131,11 @@ def test_a_failure_is_noted_once():
     assert [one.key for one in failures.all] == ["c7-1", "c7-2", "c7-3"]
 
 
-def test_three_jobs_that_fail_in_the_same_way_stop_the_refill():
-    assert after(failed(1), failed(2)).stop_reason(NOW, 4) == ""
-    assert after(failed(1), failed(2), failed(3)).stop_reason(NOW, 4) == (
+def test_three_jobs_that_fail_in_the_same_way_stop_the_refill_at_their_site():
+    assert after(failed(1), failed(2)).stopped("naples") == ""
+    failures = after(failed(1), failed(2), failed(3))
+    assert failures.stopped("rome") == ""
+    assert failures.stopped("naples") == (
         "3 jobs failed in the same way at naples: image not found; "
         "another one is sent 10 min after the last"
     )
@@ -141,20 +143,22 @@ def test_three_jobs_that_fail_in_the_same_way_stop_the_refill():
 
 def test_numbers_that_differ_make_no_other_way_to_fail():
     jobs = [failed(n, f"node wn-{n}-12 does not see /cvmfs (job 51{n}.0)") for n in range(3)]
-    assert after(*jobs).stop_reason(NOW, 4)
+    assert after(*jobs).stopped("naples")
 
 
 def test_jobs_that_fail_in_different_ways_go_on_within_the_budget():
     jobs = [failed(n, reason) for n, reason in enumerate(["a", "b", "c", "d"])]
-    assert after(*jobs).stop_reason(NOW, 1) == ""
-    jobs += [failed(5, "e"), failed(6, "f")]
-    assert "within an hour" in after(*jobs).stop_reason(NOW, 1)
+    failures = after(*jobs)
+    assert failures.stopped("naples") == failures.spent(NOW, 1) == ""
+    failures = after(*jobs, failed(5, "e"), failed(6, "f"))
+    assert failures.stopped("naples") == ""
+    assert "within an hour" in failures.spent(NOW, 1)
 
 
 def test_losses_of_last_week_do_not_stop_the_refill():
     failures = after(*[failed(n, "evicted", connected=later(days=-1)) for n in range(50)])
-    assert failures.stop_reason(NOW, 1)
-    assert failures.stop_reason(later(minutes=90), 1) == ""
+    assert failures.spent(NOW, 1)
+    assert failures.spent(later(minutes=90), 1) == ""
 
 
 def test_failures_of_last_week_are_forgotten_but_a_few():
@@ -164,41 +168,75 @@ def test_failures_of_last_week_are_forgotten_but_a_few():
     assert [one.key for one in failures.all] == [f"c7-{n}" for n in range(200, 300)]
 
 
+def tries(failures, minutes, *, end=lambda failures, number, now: None, jobs=()):
+    """Return the minutes at which one more job is sent; `end` tells how each of them ends."""
+    sent = []
+    for minute in range(minutes):
+        if failures.try_again("naples", jobs, later(minutes=minute)):
+            sent.append(minute)
+            end(failures, 1000 + minute, later(minutes=minute))
+    return sent
+
+
 def test_one_more_job_is_sent_after_a_pause_that_grows_with_each_that_fails():
     failures = after(*[failed(number) for number in range(50)])
-    now, pauses = NOW, []
-    for number in range(51, 57):
-        pause = next(n for n in range(100) if failures.may_try([], now + timedelta(minutes=n)))
-        pauses.append(pause)
-        now += timedelta(minutes=pause)
+
+    def end(failures, number, now):
         failures.look([failed(number)], now, NOW)
-    assert pauses == [10, 10, 20, 40, 60, 60]
-    assert failures.stop_reason(now, 4).endswith("another one is sent 1 h after the last")
+
+    assert tries(failures, 300, end=end) == [10, 20, 40, 80, 140, 200, 260]
+    assert failures.stopped("naples").endswith("another one is sent 1 h after the last")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda failures, number, now: failures.look([failed(number, "x" * (number % 7))], now, NOW),
+        lambda failures, number, now: failures.look([job(number, JobState.CANCELED)], now, NOW),
+        lambda failures, number, now: failures.look([job(number, JobState.TIMED_OUT)], now, NOW),
+    ],
+)
+def test_however_a_try_ends_the_next_one_is_not_at_once(end):
+    failures = after(failed(1), failed(2), failed(3))
+    assert tries(failures, 300, end=end) == [10, 20, 40, 80, 140, 200, 260]
 
 
 def test_nothing_is_tried_before_three_have_failed_or_while_another_is_on_its_way():
-    assert not after(failed(1), failed(2)).may_try([], later(days=1))
-    failures = after(failed(1), failed(2), failed(3))
-    works = job(4, connected=NOW)
-    assert failures.may_try([works, failed(1)], later(minutes=11))
-    assert not failures.may_try([works, job(5, JobState.QUEUED)], later(minutes=11))
+    assert tries(after(failed(1), failed(2)), 60 * 24) == []
+    works, waits = job(4, connected=NOW), job(5, JobState.QUEUED)
     comes = job(5, connected=later(minutes=11))
-    assert not failures.may_try([works, comes], later(minutes=11))
+    for jobs, sent in (
+        ([works, failed(1)], True),
+        ([works, waits], False),
+        ([works, comes], False),
+        ([works, replace(waits, site="rome")], True),
+    ):
+        failures = after(failed(1), failed(2), failed(3))
+        assert failures.try_again("naples", jobs, later(minutes=11)) is sent
 
 
 def test_a_job_that_started_later_and_works_ends_the_stop_and_one_that_started_before_does_not():
     failures = after(failed(1), failed(2), failed(3), now=later(minutes=1))
     failures.look([job(4, connected=NOW)], later(minutes=30), NOW)
-    assert failures.stop_reason(later(minutes=30), 4)
+    assert failures.stopped("naples")
     comes = job(5, connected=later(minutes=30))
     failures.look([comes], later(minutes=30), NOW)
-    assert failures.stop_reason(later(minutes=30), 4)
+    assert failures.stopped("naples")
     failures.look([comes], later(minutes=32), NOW)
-    assert failures.stop_reason(later(minutes=32), 4) == ""
+    assert failures.stopped("naples") == ""
     assert len(failures.all) == 3
 
 
 def test_a_job_that_works_elsewhere_says_nothing_of_a_site():
     failures = after(failed(1), failed(2), failed(3))
     failures.look([replace(job(4, connected=later(minutes=30)), site="rome")], later(hours=1), NOW)
-    assert failures.stop_reason(later(hours=1), 4)
+    assert failures.stopped("naples")
+
+
+def test_what_failed_in_an_earlier_life_failed_when_it_did():
+    known = [failed(n) for n in (1, 2, 3)]
+    failures = Failures({"naples": POLICY}, known)
+    assert [one.when for one in failures.all] == [NOW] * 3
+    assert failures.stopped("naples")
+    failures.look([*known, job(4, connected=later(minutes=5))], later(minutes=30), NOW)
+    assert failures.stopped("naples") == ""

@@ -227,6 +227,53 @@ async def test_one_job_finds_out_that_a_site_works_again_and_then_all_are_sent(s
     assert len([job for job in stage.fleet.jobs if job.counts]) == 4
 
 
+async def test_a_site_where_jobs_fail_is_left_alone_while_another_takes_them():
+    stage = Stage(naples={"slots": 10}, rome={"slots": 10})
+    stage.sites["naples"].program = lambda site, job: site.fail(job.key, reason="no such image")
+    stage.fleet.wanted = 16
+    await stage.steps(30)
+    assert stage.fleet.stopped == ""
+    assert len(stage.sites["rome"].jobs) == 4
+    stage.connect(*stage.sites["rome"].jobs)
+    failed = len(stage.sites["naples"].jobs)
+    await stage.steps(60, minutes=1)
+    assert len(stage.sites["naples"].jobs) == failed
+
+
+async def test_no_job_goes_to_a_silent_site_while_another_answers():
+    stage = Stage(naples={}, rome={})
+    silent, submit = asyncio.Event(), stage.sites["naples"].submit
+
+    async def hang(spec, jobs):
+        await silent.wait()
+        return await submit(spec, jobs)
+
+    stage.sites["naples"].break_next_submit(after=0)
+    stage.fleet.wanted = 4
+    await stage.steps(1)
+    stage.sites["naples"].submit = hang
+    await stage.steps(4, minutes=1)
+    stage.fleet.wanted = 16
+    await stage.steps(4, minutes=1)
+    assert len(stage.sites["rome"].jobs) == 3
+    silent.set()
+    await stage.steps(4)
+    assert len(stage.sites["naples"].jobs) == 1
+
+
+async def test_workers_that_cannot_be_asked_to_end_keep_no_others_away(stage):
+    async def retire(job, workers):
+        raise OSError("the scheduler is gone")
+
+    await stage.working(8)
+    stage.crew.retire = retire
+    stage.crew.there["c7-1"] = 9  # more than it is to have
+    stage.fleet.wanted = 40
+    await stage.steps(20)
+    assert len(stage.site.jobs) == 10
+    assert not stage.fleet.snapshot().troubles
+
+
 async def test_of_more_jobs_than_a_site_takes_at_a_time_it_gets_some_and_more_later(stage):
     stage.site.slots, stage.site.most = 10, 3
     stage.fleet.wanted = 32  # eight jobs
