@@ -17,6 +17,7 @@ from offload_sites.backend import SiteBackend
 from offload_sites.choose import in_order, moved_words, next_site
 from offload_sites.errors import OffloadError
 from offload_sites.fleet_failures import Failures
+from offload_sites.fleet_logs import read_logs
 from offload_sites.fleet_plan import (
     CANCEL_AGAIN,
     FleetJob,
@@ -28,7 +29,7 @@ from offload_sites.fleet_plan import (
 )
 from offload_sites.fleet_site import FleetSite
 from offload_sites.fleet_view import FleetSnapshot, Recruiter
-from offload_sites.jobs import AgentState, AgentStatus, JobLogs, JobState, SiteHealth
+from offload_sites.jobs import AgentState, AgentStatus, JobState, SiteHealth
 from offload_sites.ledger_records import Waits
 
 __all__ = ["Fleet"]
@@ -136,35 +137,10 @@ class Fleet:
             min((site.polled for site in self._sites.values() if site.polled), default=None),
         )
 
-    async def logs(self, job: FleetJob) -> JobLogs:
-        """Return what `job` has printed. Raises as `SiteBackend.logs` does."""
-        if job.handle is None:
-            raise OffloadError(f"job {job.key} has not been accepted by its site yet")
-        return await self._sites[job.site].backend.logs(job.handle)
-
     async def all_logs(self, job: str | None = None) -> dict[str, str]:
-        """Return the ends of the logs of one job (its key or handle), or of all that have some.
-
-        Raises
-        ------
-        OffloadError
-            There is no such job.
-        """
-        found: dict[str, str] = {}
-        for one in self.jobs:
-            if one.handle is None or job not in (None, one.key, str(one.handle)):
-                continue
-            try:
-                logs = await self.logs(one)
-            except OffloadError as error:
-                found[one.key] = f"({error.message})"
-            else:
-                found[one.key] = "\n".join(text for text in (logs.stdout, logs.stderr) if text)
-        if job is not None and not found:
-            raise OffloadError(
-                f"no job of this cluster is called {job!r}", "its jobs are listed by cluster.jobs()"
-            )
-        return found
+        """Return what jobs have printed; see `read_logs`."""
+        backends = {name: site.backend for name, site in self._sites.items()}
+        return await read_logs(self.jobs, backends, job)
 
     def retry(self) -> None:
         """Forget past failures and refusals, and start the refill again."""

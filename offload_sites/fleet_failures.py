@@ -142,8 +142,7 @@ class Failures:
         same = self._same(site)
         if not same:
             return False
-        last = max(same[-1].when, self._tried.get(site, same[-1].when))
-        due = now - last >= self._pause(same) and all(
+        due = now - self._last(same) >= self._pause(same) and all(
             _has_worked(job, now, self._policies[site])
             for job in jobs
             if job.counts and job.site == site
@@ -163,8 +162,11 @@ class Failures:
         return []
 
     def _pause(self, same: Sequence[Failure]) -> timedelta:
-        last = same[-1].when
-        return second_try(same[0].when, max(last, self._tried.get(same[-1].site, last)))
+        return second_try(same[0].when, self._last(same))
+
+    def _last(self, same: Sequence[Failure]) -> datetime:
+        """Return when it was last seen, or tried, that none works."""
+        return max(same[-1].when, self._tried.get(same[-1].site, _LONG_AGO))
 
 
 def second_try(since: datetime, now: datetime) -> timedelta:

@@ -40,6 +40,8 @@ _STALE_UPLOAD = timedelta(minutes=15)
 _MAX_WAIT = timedelta(days=7)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", re.ASCII)
+# Files that HTCondor and the start script make in the working directory.
+_TAKEN = frozenset({START, "out", "err", "stdout", "stderr", "tmp"})
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _UNSAFE_IN_LABEL = re.compile(r"[^\w .:@/+-]")
 
@@ -141,14 +143,7 @@ def _problems(
     yield from _too_large(site, spec)
     secrets = {name for files in jobs.values() for name in files}
     for name in (*spec.inputs, *secrets):
-        if not _PLAIN_NAME.fullmatch(name) or name in {
-            START,
-            "out",
-            "err",
-            "stdout",
-            "stderr",
-            "tmp",
-        }:
+        if not _PLAIN_NAME.fullmatch(name) or name in _TAKEN:
             yield f"{show(name)} cannot be the name of a file in its working directory"
     for name in secrets & set(spec.inputs):
         yield f"{name!r} is an input and a secret file at once"

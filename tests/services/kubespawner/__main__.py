@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import tempfile
@@ -36,9 +37,8 @@ async def run(checkout, python, place, spawner):
         kit.fake.open_to_all = True
         settings = place / "jupyter"
         settings.mkdir(exist_ok=True)
-        allowed = {
-            "ServerApp": {"allow_root": True}
-        }  # containers of the fake cluster may run as root
+        # Containers of the fake cluster run as whoever runs this, which may be root.
+        allowed = {"ServerApp": {"allow_root": True}}
         (settings / "jupyter_server_config.json").write_text(json.dumps(allowed))
         programs = [Path(sys.executable).parent, ROOT / "node_modules/.bin", "/usr/bin", "/bin"]
         paths = {"PATH": os.pathsep.join(map(str, programs)), "JUPYTER_CONFIG_DIR": str(settings)}
@@ -53,11 +53,11 @@ async def run(checkout, python, place, spawner):
             stderr=asyncio.subprocess.STDOUT,
         )
         outcomes = {}
-        async for line in process.stdout:
-            text = line.decode(errors="replace")
-            (place / f"{spawner}.log").open("a").write(text)
-            if found := OUTCOME.match(text):
-                outcomes[found[1]] = found[2]
+        with (place / f"{spawner}.log").open("wb") as log:
+            async for line in process.stdout:
+                log.write(line)
+                if found := OUTCOME.match(line.decode(errors="replace")):
+                    outcomes[found[1]] = found[2]
         await process.wait()
     finally:
         await kit.close()
@@ -92,6 +92,7 @@ def main():
         )
         print(f"What pytest has said is in {place}.")
         return 1
+    shutil.rmtree(place)
     return 0
 
 
